@@ -1,0 +1,342 @@
+"""Making, changing, expiring and repairing flows; the layout and its rules stand in flows.pxd."""
+
+from libc.string cimport memcpy, memset
+
+from _fastpath.atomics cimport fence_release
+from _fastpath.peers cimport peer_hold, peer_release, peers_collect, peers_recount_begin
+from _fastpath.verdicts cimport FLOWS_CREATED, FLOWS_EVICTED, INDEX_REBUILDS
+
+
+cdef uint32_t index_words(uint32_t max_flows) noexcept nogil:
+    """A power of two, filled to three quarters at most: 5 to 11 bytes a flow and index."""
+    cdef uint32_t words = 16
+    while <uint64_t>words * 3 < <uint64_t>max_flows * 4:
+        words *= 2
+    return words
+
+
+cdef size_t flows_bytes(uint32_t max_flows) noexcept nogil:
+    return sizeof(FlowsHeader) + sizeof(Flow) * <size_t>max_flows + 2 * sizeof(uint32_t) * <size_t>index_words(max_flows)
+
+
+cdef void flows_format(uint8_t* memory, uint32_t max_flows) noexcept nogil:
+    """For zeroed memory."""
+    cdef FlowsHeader* header = <FlowsHeader*>memory
+    header.max_flows = max_flows
+    header.index_mask = index_words(max_flows) - 1
+    header.free_head = NO_FLOW
+
+
+cdef void flows_attach(FlowTable* table, uint8_t* memory, PeerTable* peers, uint64_t* events) noexcept nogil:
+    table.header = <FlowsHeader*>memory
+    table.mask = table.header.index_mask
+    table.flows = <Flow*>(memory + sizeof(FlowsHeader))
+    table.by_key = <uint32_t*>(<uint8_t*>table.flows + sizeof(Flow) * <size_t>table.header.max_flows)
+    table.by_token = table.by_key + table.mask + 1
+    table.peers = peers
+    table.events = events
+
+
+# ------------------------------------------------------------------------------------------------------------------- the indexes
+
+cdef inline uint32_t number_of(const FlowTable* table, const Flow* flow) noexcept nogil:
+    return <uint32_t>(flow - table.flows)
+
+
+cdef bint index_add(uint32_t* words, uint32_t mask, uint32_t hash, uint32_t number) noexcept nogil:
+    """True when an empty word was used, False when a tombstone was."""
+    cdef uint32_t at = hash & mask
+    cdef uint32_t word = words[at]
+    while word != WORD_EMPTY and word != WORD_TOMBSTONE:
+        at = (at + 1) & mask
+        word = words[at]
+    store32(&words[at], (hash & WORD_TAG) | (number + 1))
+    return word == WORD_EMPTY
+
+
+cdef uint32_t index_remove(uint32_t* words, uint32_t mask, uint32_t hash, uint32_t number) noexcept nogil:
+    """How many words became empty: with an empty word behind it a removed one needs no tombstone, nor do tombstones before it."""
+    cdef uint32_t at = hash & mask
+    cdef uint32_t emptied = 0
+    while (words[at] & WORD_NUMBER) != number + 1:
+        if words[at] == WORD_EMPTY:
+            return 0
+        at = (at + 1) & mask
+    store32(&words[at], WORD_TOMBSTONE)
+    if words[(at + 1) & mask] == WORD_EMPTY:
+        while words[at] == WORD_TOMBSTONE:
+            store32(&words[at], WORD_EMPTY)
+            emptied += 1
+            at = (at - 1) & mask
+    return emptied
+
+
+cdef Flow* chain_head(const FlowTable* table, uint64_t token) noexcept nogil:
+    """The first flow of a token."""
+    cdef uint32_t hash = <uint32_t>token
+    cdef uint32_t at = hash & table.mask
+    cdef uint32_t word = table.by_token[at]
+    cdef Flow* flow
+    while word != WORD_EMPTY:
+        if word != WORD_TOMBSTONE and ((word ^ hash) & WORD_TAG) == 0:
+            flow = &table.flows[(word & WORD_NUMBER) - 1]
+            if flow.token == token:
+                return flow
+        at = (at + 1) & table.mask
+        word = table.by_token[at]
+    return NULL
+
+
+cdef void chain_link(FlowTable* table, Flow* flow) noexcept nogil:
+    """Behind the head, so the token's index word need not change."""
+    cdef Flow* head = chain_head(table, flow.token)
+    if head == NULL:
+        flow.link = NO_FLOW
+        table.header.token_words += index_add(table.by_token, table.mask, <uint32_t>flow.token, number_of(table, flow))
+    elif head != flow:
+        flow.link = head.link
+        head.link = number_of(table, flow)
+
+
+cdef void chain_unlink(FlowTable* table, Flow* flow) noexcept nogil:
+    cdef Flow* before = chain_head(table, flow.token)
+    cdef uint32_t number = number_of(table, flow)
+    if before == flow:
+        table.header.token_words -= index_remove(table.by_token, table.mask, <uint32_t>flow.token, number)
+        if flow.link != NO_FLOW:
+            table.header.token_words += index_add(table.by_token, table.mask, <uint32_t>flow.token, flow.link)
+        return
+    while before != NULL and before.link != NO_FLOW:
+        if before.link == number:
+            before.link = flow.link
+            return
+        before = &table.flows[before.link]
+
+
+cdef void rebuild_indexes(FlowTable* table) noexcept nogil:
+    """Both indexes anew of the flows, without tombstones. Siblings that look meanwhile may miss: they then have no route, once."""
+    cdef uint32_t number
+    cdef Flow* flow
+    memset(table.by_key, 0, 2 * sizeof(uint32_t) * (<size_t>table.mask + 1))
+    table.header.key_words = 0
+    table.header.token_words = 0
+    for number in range(table.header.high_water):
+        flow = &table.flows[number]
+        if flow.state != FLOW_FREE:
+            table.header.key_words += index_add(table.by_key, table.mask, flow.hash, number)
+            chain_link(table, flow)
+
+
+cdef void keep_indexes_short(FlowTable* table) noexcept nogil:
+    """Tombstones that pile up would make misses long; a rebuild costs some 20 ns a flow and comes after as many removals."""
+    cdef uint32_t most = table.mask - table.mask // 8
+    if table.header.key_words > most or table.header.token_words > most:
+        table.events[INDEX_REBUILDS] += 1
+        rebuild_indexes(table)
+
+
+# ---------------------------------------------------------------------------------------------------------- one flow's life
+
+cdef uint32_t* gauge_of(FlowTable* table, uint8_t state) noexcept nogil:
+    return &table.header.established if state == FLOW_ESTABLISHED else &table.header.half_open
+
+
+cdef Flow* take_free(FlowTable* table) noexcept nogil:
+    cdef Flow* flow = NULL
+    if table.header.free_head != NO_FLOW:
+        flow = &table.flows[table.header.free_head]
+        table.header.free_head = flow.link
+    elif table.header.high_water < table.header.max_flows:
+        flow = &table.flows[table.header.high_water]
+        table.header.high_water += 1
+    return flow
+
+
+cdef Flow* eviction_victim(FlowTable* table, uint64_t token, uint32_t tick) noexcept nogil:
+    """When a token has all the flows it may have: its half-open flow unheard of for longest, else its established one. NULL: room."""
+    cdef Flow* flow = chain_head(table, token)
+    cdef Flow* victim = flow
+    cdef int count = 0
+    while flow != NULL:
+        count += 1
+        if flow.state < victim.state or (flow.state == victim.state and tick - flow.seen > tick - victim.seen):
+            victim = flow
+        flow = &table.flows[flow.link] if flow.link != NO_FLOW else NULL
+    return victim if count >= FLOWS_PER_TOKEN else NULL
+
+
+cdef Flow* flow_open(FlowTable* table, const FlowSeed* seed) noexcept nogil:
+    """A new flow for a key that has none; NULL when the table is full. The token's own flows make room beyond its eighth."""
+    cdef Flow* flow = eviction_victim(table, seed.token, seed.tick)
+    if flow != NULL:
+        table.events[FLOWS_EVICTED] += 1
+        flow_free(table, flow)
+    keep_indexes_short(table)
+    flow = take_free(table)
+    if flow == NULL:
+        return NULL
+    store16(&flow.generation, flow.generation | 1)
+    fence_release()
+    fill(flow, seed)
+    peer_hold(table.peers, seed.next_hop)
+    peer_hold(table.peers, seed.owner)
+    chain_link(table, flow)
+    store8(&flow.state, seed.state)
+    store16(&flow.generation, flow.generation + 1)
+    table.header.key_words += index_add(table.by_key, table.mask, seed.hash, number_of(table, flow))
+    gauge_of(table, seed.state)[0] += 1
+    table.events[FLOWS_CREATED] += 1
+    return flow
+
+
+cdef void fill(Flow* flow, const FlowSeed* seed) noexcept nogil:
+    memcpy(flow.key, seed.key, KEY_BYTES)
+    flow.flags = 0
+    flow.socket = seed.socket
+    flow.route = route_word(seed.next_hop, seed.owner)
+    flow.pending_owner = 0
+    flow.token = seed.token
+    flow.pending_token = 0
+    flow.seen = seed.tick
+    flow.answered = seed.tick
+    flow.opened = seed.tick
+    flow.bucket = 0
+    flow.nonce = seed.nonce
+    flow.hash = seed.hash
+
+
+cdef void flow_free(FlowTable* table, Flow* flow) noexcept nogil:
+    """Unknown at once to siblings (odd generation, free state), then out of the indexes."""
+    cdef uint32_t number = number_of(table, flow)
+    gauge_of(table, flow.state)[0] -= 1
+    store16(&flow.generation, flow.generation | 1)
+    store8(&flow.state, FLOW_FREE)
+    table.header.key_words -= index_remove(table.by_key, table.mask, flow.hash, number)
+    chain_unlink(table, flow)
+    peer_release(table.peers, next_hop_of(flow))
+    peer_release(table.peers, owner_of(flow))
+    peer_release(table.peers, flow.pending_owner)
+    flow.link = table.header.free_head
+    table.header.free_head = number
+    store16(&flow.generation, flow.generation + 1)
+
+
+cdef void flow_establish(FlowTable* table, Flow* flow) noexcept nogil:
+    if flow.state == FLOW_HALF_OPEN:
+        table.header.half_open -= 1
+        table.header.established += 1
+        store8(&flow.state, FLOW_ESTABLISHED)
+
+
+cdef void flow_retoken(FlowTable* table, Flow* flow, uint64_t token) noexcept nogil:
+    """The flow's session has another token now (ICE restart, or another owner)."""
+    if flow.token != token:
+        keep_indexes_short(table)
+        chain_unlink(table, flow)
+        flow.token = token
+        chain_link(table, flow)
+
+
+cdef void flow_route(FlowTable* table, Flow* flow, uint16_t next_hop, uint16_t owner) noexcept nogil:
+    cdef uint32_t before = flow.route
+    peer_hold(table.peers, next_hop)
+    peer_hold(table.peers, owner)
+    store32(&flow.route, route_word(next_hop, owner))
+    peer_release(table.peers, <uint16_t>before)
+    peer_release(table.peers, <uint16_t>(before >> 16))
+
+
+cdef void flow_contend(FlowTable* table, Flow* flow, uint16_t owner, uint64_t token) noexcept nogil:
+    """Remembers the owner and token that a check named; 0, 0 forgets."""
+    if flow.pending_owner != owner:
+        peer_hold(table.peers, owner)
+        peer_release(table.peers, flow.pending_owner)
+        flow.pending_owner = owner
+    flow.pending_token = token
+
+
+# ------------------------------------------------------------------------------------------------------------- the whole table
+
+cdef uint32_t flows_sweep(FlowTable* table, uint32_t tick, uint32_t budget, uint32_t flow_ticks, uint32_t half_open_ticks) noexcept nogil:
+    """Looks at the next `budget` flows and frees those not heard of for too long; how many were freed."""
+    cdef uint32_t freed = 0
+    cdef uint32_t step
+    cdef uint32_t at = table.header.sweep_at
+    cdef Flow* flow
+    for step in range(budget):
+        if at >= table.header.high_water:
+            at = 0
+        flow = &table.flows[at]
+        at += 1
+        if flow.state == FLOW_ESTABLISHED and tick - flow.seen > flow_ticks or \
+                flow.state == FLOW_HALF_OPEN and tick - flow.seen > half_open_ticks:
+            flow_free(table, flow)
+            freed += 1
+    table.header.sweep_at = at
+    return freed
+
+
+cdef uint32_t flows_repair(FlowTable* table) noexcept nogil:
+    """What a new writer does first: everything derived is built anew of the flows. How many torn flows were given up."""
+    cdef uint32_t number
+    cdef uint32_t torn = 0
+    cdef Flow* flow
+    table.header.free_head = NO_FLOW
+    table.header.established = 0
+    table.header.half_open = 0
+    peers_recount_begin(table.peers)
+    for number in range(table.header.high_water):
+        flow = &table.flows[table.header.high_water - 1 - number]
+        if flow.generation & 1 or not FLOW_FREE < flow.state <= FLOW_ESTABLISHED:
+            torn += flow.generation & 1
+            forget(table, flow)
+            continue
+        gauge_of(table, flow.state)[0] += 1
+        peer_hold(table.peers, next_hop_of(flow))
+        peer_hold(table.peers, owner_of(flow))
+        peer_hold(table.peers, flow.pending_owner)
+    peers_collect(table.peers)
+    rebuild_indexes(table)
+    return torn
+
+
+cdef void forget(FlowTable* table, Flow* flow) noexcept nogil:
+    """To the free list, whatever it holds."""
+    store8(&flow.state, FLOW_FREE)
+    flow.link = table.header.free_head
+    table.header.free_head = number_of(table, flow)
+    if flow.generation & 1:
+        store16(&flow.generation, flow.generation + 1)
+
+
+cdef bint flow_copy(const FlowTable* sibling, const uint8_t* key, uint32_t hash, FlowCopy* copy) noexcept nogil:
+    """A consistent copy of a sibling's established flow, or False. Bounded, and safe against its writer at any point."""
+    cdef uint32_t at = hash & sibling.mask
+    cdef uint32_t word
+    cdef int probe
+    for probe in range(SIBLING_PROBES):
+        word = load32(&sibling.by_key[at])
+        if word == WORD_EMPTY:
+            return False
+        if word != WORD_TOMBSTONE and ((word ^ hash) & WORD_TAG) == 0 and (word & WORD_NUMBER) <= sibling.header.max_flows:
+            if copy_stable(sibling, &sibling.flows[(word & WORD_NUMBER) - 1], key, copy):
+                return True
+        at = (at + 1) & sibling.mask
+    return False
+
+
+cdef bint copy_stable(const FlowTable* sibling, const Flow* flow, const uint8_t* key, FlowCopy* copy) noexcept nogil:
+    """Takes flow and endpoints, then looks whether generation and route still stand: a number may have been given anew meanwhile."""
+    cdef uint16_t generation = load16(&flow.generation)
+    cdef uint32_t peers_most = sibling.peers.header.max_peers
+    if generation & 1:
+        return False
+    copy.flow = flow[0]
+    if copy.flow.state != FLOW_ESTABLISHED or not same_key(copy.flow.key, key):
+        return False
+    if next_hop_of(&copy.flow) > peers_most or owner_of(&copy.flow) > peers_most:
+        return False
+    copy.next_hop = sibling.peers.peers[next_hop_of(&copy.flow)].endpoint
+    copy.owner = sibling.peers.peers[owner_of(&copy.flow)].endpoint
+    fence_acquire()
+    return load16(&flow.generation) == generation and load32(&flow.route) == copy.flow.route

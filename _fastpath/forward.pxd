@@ -1,0 +1,31 @@
+"""The relay's loop: receive, decide, send, commit, for one worker's sockets. See forward.pyx."""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from _fastpath.batch cimport Batch
+from _fastpath.router cimport PUBLICS_MAX, Router
+from _fastpath.slot cimport Slot, SlotHeader
+
+cdef struct Loop:
+    Router router
+    Batch batch
+    SlotHeader* slot
+    uint64_t epoch                    # ours; another one in the slot means a new writer
+    int epoll
+    int wake                          # eventfd: look at the slot's words now
+    int internal
+    int publics[PUBLICS_MAX]
+    uint32_t limits[PUBLICS_MAX + 1]  # batch size per socket, the internal one last
+    uint32_t swept                    # tick of the last sweep
+    uint32_t sweep_due                # flows still to be looked at
+
+cdef class Forwarder:
+    cdef Loop loop
+    cdef Slot slot
+    cdef tuple siblings
+    cdef void set_backends(self, object backends)
+    cdef void set_publics(self, object publics)
+    cdef int set_siblings(self) except -1
+
+cdef void finish_up(Loop* loop, uint32_t socket) noexcept nogil
+cdef void finish_down(Loop* loop) noexcept nogil

@@ -1,0 +1,22 @@
+from collections.abc import Sequence
+
+from _fastpath.slot import Slot
+from _fastpath.wire.token import Keyring
+
+class Forwarder:
+    def __init__(
+        self,
+        slot: Slot,
+        *,
+        siblings: Sequence[Slot] = (),
+        keyring: Keyring,
+        backends: Sequence[tuple[bytes, int]] = (),
+        publics: Sequence[tuple[int, int, bytes | None, int]] = (),
+        internal: tuple[int, int] = (-1, 2),
+        wake: int = -1,
+        max_half_open: int,
+        flow_timeout_s: float = 30,
+        half_open_timeout_s: float = 5,
+        owner_hold_s: float = 12,
+    ) -> None: ...
+    def run(self) -> str: ...

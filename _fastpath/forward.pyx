@@ -1,0 +1,304 @@
+"""The hot loop of a worker: one thread, one slot, one set of sockets that were given to it.
+
+A round: wait for sockets that have something; for each, one batch: receive, decide, send, commit. A socket that filled its batch is
+served again without waiting, and may take a larger batch the next time, so that batches grow with load and stay short without it.
+Between batches: the heart, the words of the slot (epoch, stop), a few flows of the sweep. One coarse clock read a round.
+
+Nothing in `run_loop` takes the GIL, allocates, or waits for anything but the sockets.
+"""
+
+from libc.stdint cimport uint8_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from _fastpath.atomics cimport load32, load64, store32
+from _fastpath.batch cimport (
+    BATCH_MAX,
+    BATCH_MIN,
+    SOCKET_DEAD,
+    batch_attach,
+    batch_commit,
+    batch_detach,
+    batch_receive,
+    batch_resume,
+    batch_send,
+)
+from _fastpath.down cimport decide_down, queue_down
+from _fastpath.flows cimport TICKS_PER_SECOND, FlowTable, flows_attach, flows_repair, flows_sweep
+from _fastpath.peers cimport PeerTable, peers_attach, peers_collect
+from _fastpath.router cimport INTERNAL, NETWORKS_MAX, SIBLINGS_MAX, Network, Public
+from _fastpath.sockets cimport (
+    CLOCK_MONOTONIC_COARSE,
+    EINTR,
+    EPOLL_CTL_ADD,
+    EPOLLIN,
+    clock_gettime,
+    clock_time,
+    close,
+    epoll_create1,
+    epoll_ctl,
+    epoll_event,
+    epoll_wait,
+    errno,
+    read,
+)
+from _fastpath.up cimport decide_up
+from _fastpath.verdicts cimport *
+from _fastpath.wire.token cimport Keyring
+
+cdef enum:
+    WAKE = 254                        # index of the eventfd where sockets are 0..15 and INTERNAL
+    WAIT_MS = 250                     # an idle worker still beats its heart and sweeps
+    SWEEP_WAIT_MS = 5                 # while a sweep is under way
+    SWEEP_BUDGET = 1024               # flows looked at between two batches: some microseconds
+    ROUNDS_WITHOUT_WAIT = 8           # busy sockets may not hide the others for longer
+
+    STOPPED = 0
+    SUPERSEDED = 1
+    FAILED = 2
+
+
+cdef uint32_t read_tick() noexcept nogil:
+    cdef clock_time now
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now)
+    return <uint32_t>(now.tv_sec * TICKS_PER_SECOND + now.tv_nsec // (1000000000 // TICKS_PER_SECOND))
+
+
+# ------------------------------------------------------------------------------------------------------------------- batches
+
+cdef void finish_up(Loop* loop, uint32_t socket) noexcept nogil:
+    decide_up(&loop.router, &loop.batch, socket)
+    batch_send(&loop.batch, loop.internal, UP_SEND_BUFFER, UP_SEND_TOO_BIG, UP_SEND_REFUSED)
+    batch_commit(&loop.batch, PACKETS_UP, BYTES_UP)
+
+
+cdef void finish_down(Loop* loop) noexcept nogil:
+    cdef uint32_t sockets = decide_down(&loop.router, &loop.batch)
+    cdef uint32_t socket = 0
+    while sockets:
+        if sockets & 1:
+            queue_down(&loop.router, &loop.batch, socket)
+            batch_send(&loop.batch, loop.publics[socket], DOWN_SEND_BUFFER, DOWN_SEND_TOO_BIG, DOWN_SEND_REFUSED)
+        sockets >>= 1
+        socket += 1
+    batch_commit(&loop.batch, PACKETS_DOWN, BYTES_DOWN)
+
+
+cdef void resume(Loop* loop) noexcept nogil:
+    """Finishes the batch that a predecessor was killed in."""
+    if batch_resume(&loop.batch) == 0:
+        return
+    loop.slot.events[BATCHES_RESUMED] += 1
+    if loop.batch.state.source == INTERNAL:
+        finish_down(loop)
+    else:
+        finish_up(loop, loop.batch.state.source)
+
+
+cdef int serve(Loop* loop, uint32_t socket) noexcept nogil:
+    """One batch of one socket. 1: there may be more, 0: it is empty, SOCKET_DEAD."""
+    cdef bint down = socket == INTERNAL
+    cdef uint32_t* limit = &loop.limits[PUBLICS_MAX if down else socket]
+    cdef int count = batch_receive(&loop.batch, loop.internal if down else loop.publics[socket], socket, limit[0])
+    if count <= 0:
+        return count
+    if down:
+        finish_down(loop)
+    else:
+        finish_up(loop, socket)
+    if <uint32_t>count == limit[0]:
+        limit[0] = min(2 * limit[0], <uint32_t>BATCH_MAX)
+        return 1
+    if <uint32_t>count * 4 < limit[0]:
+        limit[0] = max(limit[0] // 2, <uint32_t>BATCH_MIN)
+    return 0
+
+
+# ---------------------------------------------------------------------------------------------------------------------- rounds
+
+cdef int add_socket(int epoll, int fd, uint32_t index) noexcept nogil:
+    cdef epoll_event event
+    memset(&event, 0, sizeof(event))
+    event.events = EPOLLIN
+    event.data.u32 = index
+    return epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event)
+
+
+cdef int wait(Loop* loop, int timeout_ms, uint32_t* publics, bint* internal) noexcept nogil:
+    """Adds the sockets that have something; -1 when waiting itself failed."""
+    cdef epoll_event events[PUBLICS_MAX + 2]
+    cdef uint64_t woken
+    cdef int i
+    cdef int count = epoll_wait(loop.epoll, events, PUBLICS_MAX + 2, timeout_ms)
+    if count < 0:
+        return 0 if errno == EINTR else -1
+    for i in range(count):
+        if events[i].data.u32 < <uint32_t>PUBLICS_MAX:
+            publics[0] |= <uint32_t>1 << events[i].data.u32
+        elif events[i].data.u32 == INTERNAL:
+            internal[0] = True
+        else:
+            # The eventfd holds a number to be read; what it wakes us for stands in the slot.
+            if read(loop.wake, &woken, sizeof(woken)) < 0:
+                continue
+    return 0
+
+
+cdef void sweep(Loop* loop) noexcept nogil:
+    """Each flow is looked at about once a second, in portions; unused peers are collected at most once a tick."""
+    cdef uint32_t high_water = loop.router.flows.header.high_water
+    cdef uint32_t passed = loop.router.tick - loop.swept
+    cdef uint32_t portion
+    if passed:
+        loop.swept = loop.router.tick
+        if loop.router.peers.header.wanted:
+            peers_collect(&loop.router.peers)
+        loop.sweep_due = min(<uint64_t>high_water, loop.sweep_due + <uint64_t>passed * (high_water // TICKS_PER_SECOND + 1))
+    if loop.sweep_due:
+        portion = min(loop.sweep_due, <uint32_t>SWEEP_BUDGET)
+        loop.sweep_due -= portion
+        loop.slot.events[FLOWS_EXPIRED] += flows_sweep(&loop.router.flows, loop.router.tick, portion,
+                                                       loop.router.flow_ticks, loop.router.half_open_ticks)
+
+
+cdef void beat(Loop* loop) noexcept nogil:
+    loop.router.tick = read_tick()
+    if loop.slot.heart != loop.router.tick:
+        store32(&loop.slot.heart, loop.router.tick)
+
+
+cdef int run_loop(Loop* loop) noexcept nogil:
+    cdef uint32_t publics = 0         # a bit for each public socket that may have something
+    cdef bint internal = False
+    cdef int rounds = 0
+    cdef int more
+    cdef uint32_t socket
+    beat(loop)
+    flows_repair(&loop.router.flows)
+    resume(loop)
+    while True:
+        if rounds >= ROUNDS_WITHOUT_WAIT or not (publics or internal):
+            rounds = 0
+            if wait(loop, 0 if publics or internal else SWEEP_WAIT_MS if loop.sweep_due else WAIT_MS, &publics, &internal) < 0:
+                return FAILED
+        rounds += 1
+        if load64(&loop.slot.epoch) != loop.epoch:
+            return SUPERSEDED
+        if load32(&loop.slot.stopping):
+            return STOPPED
+        beat(loop)
+        for socket in range(loop.router.public_count):
+            if publics & (<uint32_t>1 << socket):
+                more = serve(loop, socket)
+                if more == SOCKET_DEAD:
+                    return FAILED
+                if not more:
+                    publics &= ~(<uint32_t>1 << socket)
+        if internal:
+            more = serve(loop, INTERNAL)
+            if more == SOCKET_DEAD:
+                return FAILED
+            internal = more != 0
+        sweep(loop)
+
+
+# ---------------------------------------------------------------------------------------------------------------- Python's side
+
+cdef class Forwarder:
+    """A worker's forwarding: sockets and memory given, then `run` until told to stop.
+
+    `publics` are (fd, family, 16 address bytes or None for a wildcard, port); `backends` (16 prefix bytes, bits of them).
+    """
+
+    def __cinit__(self) -> None:
+        memset(&self.loop, 0, sizeof(Loop))
+        self.loop.epoll = -1
+
+    def __init__(self, slot: Slot, *, siblings=(), keyring: Keyring, backends=(), publics=(), internal=(-1, 2), wake=-1,
+                 max_half_open: int, flow_timeout_s: float = 30, half_open_timeout_s: float = 5, owner_hold_s: float = 12):
+        cdef Router* router = &self.loop.router
+        self.slot = slot
+        self.siblings = tuple(siblings)
+        self.loop.slot = slot.header
+        self.loop.epoch = slot.epoch
+        self.loop.internal, self.loop.wake = internal[0], wake
+        router.secret = slot.header.secret
+        router.keys = keyring.keys
+        router.max_half_open = max_half_open
+        router.flow_ticks = <uint32_t>(flow_timeout_s * TICKS_PER_SECOND)
+        router.half_open_ticks = <uint32_t>(half_open_timeout_s * TICKS_PER_SECOND)
+        router.owner_hold_ticks = <uint32_t>(owner_hold_s * TICKS_PER_SECOND)
+        router.draining = &slot.header.draining
+        router.events = slot.header.events
+        router.tokens = slot.header.tokens
+        peers_attach(&router.peers, slot.memory + slot.header.peers_at, &router.secret, internal[1])
+        flows_attach(&router.flows, slot.memory + slot.header.flows_at, &router.peers, router.events)
+        if batch_attach(&self.loop.batch, slot.memory + slot.header.batch_at) < 0:
+            raise MemoryError("no memory for a batch")
+        self.set_backends(backends)
+        self.set_publics(publics)
+        self.set_siblings()
+        for i in range(PUBLICS_MAX + 1):
+            self.loop.limits[i] = BATCH_MIN
+
+    def __dealloc__(self) -> None:
+        batch_detach(&self.loop.batch)
+        free(self.loop.router.sibling_flows)
+        free(self.loop.router.sibling_peers)
+        if self.loop.epoll >= 0:
+            close(self.loop.epoll)
+
+    cdef void set_backends(self, backends):
+        cdef Network* network
+        if len(backends) > NETWORKS_MAX:
+            raise ValueError(f"at most {NETWORKS_MAX} backends networks")
+        for prefix, bits in backends:
+            network = &self.loop.router.backends[self.loop.router.backend_count]
+            memcpy(network.prefix, <const uint8_t*>(<bytes>prefix), 16)
+            network.bits = bits
+            self.loop.router.backend_count += 1
+
+    cdef void set_publics(self, publics):
+        cdef Public* public
+        if len(publics) > PUBLICS_MAX:
+            raise ValueError(f"at most {PUBLICS_MAX} listen addresses")
+        for fd, family, address, port in publics:
+            public = &self.loop.router.publics[self.loop.router.public_count]
+            self.loop.publics[self.loop.router.public_count] = fd
+            public.family = family
+            public.wildcard = address is None
+            if address is not None:
+                memcpy(public.address, <const uint8_t*>(<bytes>address), 16)
+            public.port[0], public.port[1] = port >> 8, port & 255
+            self.loop.router.public_count += 1
+
+    cdef int set_siblings(self) except -1:
+        cdef Router* router = &self.loop.router
+        cdef Slot sibling
+        if len(self.siblings) > SIBLINGS_MAX:
+            raise ValueError(f"at most {SIBLINGS_MAX} siblings")
+        router.sibling_flows = <FlowTable*>calloc(len(self.siblings) + 1, sizeof(FlowTable))
+        router.sibling_peers = <PeerTable*>calloc(len(self.siblings) + 1, sizeof(PeerTable))
+        if router.sibling_flows == NULL or router.sibling_peers == NULL:
+            raise MemoryError("no memory for siblings")
+        for i, sibling in enumerate(self.siblings):
+            peers_attach(&router.sibling_peers[i], sibling.memory + sibling.header.peers_at, &router.secret, 0)
+            flows_attach(&router.sibling_flows[i], sibling.memory + sibling.header.flows_at, &router.sibling_peers[i], NULL)
+            router.siblings += 1
+        return 0
+
+    def run(self) -> str:
+        """Forwards until the slot says stop ("stopped") or has a new writer ("superseded")."""
+        cdef int ending
+        self.loop.epoll = epoll_create1(0)
+        if self.loop.epoll < 0 or add_socket(self.loop.epoll, self.loop.internal, INTERNAL) < 0 \
+                or add_socket(self.loop.epoll, self.loop.wake, WAKE) < 0:
+            raise OSError(errno, "cannot wait for the sockets")
+        for i in range(self.loop.router.public_count):
+            if add_socket(self.loop.epoll, self.loop.publics[i], i) < 0:
+                raise OSError(errno, "cannot wait for a public socket")
+        with nogil:
+            ending = run_loop(&self.loop)
+        if ending == FAILED:
+            raise OSError(errno, "a socket failed")
+        return "stopped" if ending == STOPPED else "superseded"

@@ -1,0 +1,58 @@
+"""What a worker decides by: its tables and keys, its sockets' addresses, the networks tokens may point to, the time.
+
+The decisions themselves are in `up` and `down`, which make no system call and read no clock:
+
+Up (from clients), by first byte and flow key:
+  1. A STUN Binding Request: its token is read every time. Known flow and its own token: forward. Another valid token of the same
+     owner (ICE restart): forward, adopted on the owner's answer. Another owner: forward to it; the flow moves only when that owner
+     answers and the present one has not answered a check for `owner_hold_ticks`. Unknown source: a half-open flow.
+  2. Anything else that has a flow: forward by the table.
+  3. Anything else: the siblings' tables, then no route.
+Down (from the internal leg): only from the next hop of the very flow that the envelope names. Who sends down names a flow, never a
+destination: the relay cannot be used to reach anybody who did not write first.
+"""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from _fastpath.flows cimport FlowTable
+from _fastpath.peers cimport PeerTable
+from _fastpath.siphash cimport SipKey
+from _fastpath.verdicts cimport TOKEN_OUTCOMES
+from _fastpath.wire.token cimport TokenKeys
+
+cdef enum:
+    PUBLICS_MAX = 16                  # --listen addresses
+    SIBLINGS_MAX = 256                # workers of one relay
+    NETWORKS_MAX = 64                 # --backends
+    INTERNAL = 255                    # the internal socket's index where public ones are 0..15
+
+cdef struct Network:
+    uint8_t prefix[16]
+    int bits
+
+cdef struct Public:
+    int family
+    bint wildcard                     # bound to no address: PKTINFO tells and sets it
+    uint8_t address[16]
+    uint8_t port[2]
+
+cdef struct Router:
+    FlowTable flows
+    PeerTable peers
+    FlowTable* sibling_flows
+    PeerTable* sibling_peers
+    uint32_t siblings
+    SipKey secret                     # of the whole relay: siblings place a flow by the same hash
+    TokenKeys keys
+    Network backends[NETWORKS_MAX]
+    uint32_t backend_count
+    Public publics[PUBLICS_MAX]
+    uint32_t public_count
+    uint32_t max_half_open
+    uint32_t owner_hold_ticks         # 12 s
+    uint32_t flow_ticks
+    uint32_t half_open_ticks
+    const uint32_t* draining
+    uint64_t* events
+    uint64_t* tokens                  # [8 key ids][TOKEN_OUTCOMES]
+    uint32_t tick                     # now

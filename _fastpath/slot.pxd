@@ -1,0 +1,53 @@
+"""A slot: the shared memory of one worker, as the launcher allocates it and every process of the relay maps it.
+
+    header (8 KiB) | flow table | peers | batch state, arena
+
+It outlives the worker that writes it. The header says what it is (magic, layout number, a checksum over the sizes of everything in
+it), who may write (the epoch) and how its worker is (heart). Launcher and operator's tools read the rest through `Slot`; the worker
+through `Forwarder`. Specified for others in docs/wire.md.
+"""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from _fastpath.batch cimport Batch, BatchState
+from _fastpath.flows cimport FlowTable
+from _fastpath.peers cimport PeerTable
+from _fastpath.siphash cimport SipKey
+from _fastpath.verdicts cimport EVENTS, TOKEN_OUTCOMES
+
+cdef enum:
+    SLOT_LAYOUT = 1
+    SLOT_HEADER_ROOM = 8192
+    SOCKETS_MAX = 17                  # 16 public and the internal one
+    SECTION = 4096                    # sections begin on pages
+
+cdef struct SlotHeader:
+    char magic[8]                     # "UFRAGSLT"
+    uint32_t layout
+    uint32_t max_flows
+    uint64_t checksum                 # of the layout: sizes of all structures
+    uint64_t total_bytes
+    uint64_t flows_at
+    uint64_t peers_at
+    uint64_t batch_at
+    SipKey secret                     # places flows and names tokens; one for all slots of a relay
+    uint8_t spare[56]                 # to 128: what launcher and tools write stands on lines of its own
+    uint64_t epoch                    # who may read the sockets and write here: a worker whose own is another one stops
+    uint32_t draining                 # no new flows
+    uint32_t stopping                 # the worker is to end
+    uint8_t spare_control[48]
+    uint32_t heart                    # tick of the hot thread's last round
+    uint32_t pid                      # of the worker
+    uint32_t restarts                 # how often the launcher had to start it again
+    uint8_t spare_heart[52]
+    uint64_t busy_ppm                 # of the hot thread, in millionths, written by the cold one
+    uint64_t socket_drops[SOCKETS_MAX]
+    uint64_t events[EVENTS]
+    uint64_t tokens[8 * TOKEN_OUTCOMES]
+
+cdef class Slot:
+    cdef uint8_t* memory
+    cdef SlotHeader* header
+    cdef BatchState* state
+    cdef object view
+    cdef object buffer

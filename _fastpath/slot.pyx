@@ -1,0 +1,264 @@
+"""The slot as Python sees it: making, checking, reading and steering. The layout stands in slot.pxd."""
+
+from libc.string cimport memcmp, memcpy, memset
+
+from _fastpath.atomics cimport load32, load64, store32, store64
+from _fastpath.batch cimport BATCH_MAX, PACKET_ROOM, BatchState, Counters, batch_bytes, batch_format
+from _fastpath.flows cimport (
+    FLOW_FREE,
+    FLOWS_MAX,
+    Flow,
+    FlowsHeader,
+    flows_attach,
+    flows_bytes,
+    flows_format,
+    next_hop_of,
+    owner_of,
+)
+from _fastpath.peers cimport PEERS_MAX, Peer, PeersHeader, peers_attach, peers_bytes, peers_format
+from _fastpath.siphash cimport siphash24
+from _fastpath.verdicts cimport COUNTERS, VERDICTS
+
+from _fastpath.verdicts import COUNTER_NAMES, EVENT_NAMES, TOKEN_OUTCOME_NAMES
+from _fastpath.wire.envelope import unmapped, unpack_key
+
+TICKS_PER_SECOND = 16
+LAYOUT = SLOT_LAYOUT
+SECRET_BYTES = 16
+MOST_FLOWS = FLOWS_MAX
+cdef const char* MAGIC = b"UFRAGSLT"
+
+cdef size_t section(size_t length) noexcept nogil:
+    return (length + SECTION - 1) & ~<size_t>(SECTION - 1)
+
+
+cdef uint32_t peers_for(uint32_t max_flows) noexcept nogil:
+    """Owners and next hops a slot can name: one for 32 flows is far more than any fleet needs, and costs 2 bytes a flow."""
+    return min(max(max_flows // 32, 64), PEERS_MAX)
+
+
+cdef uint64_t layout_checksum() noexcept nogil:
+    """Two builds that lay a slot out differently must not take over from each other."""
+    cdef uint64_t sizes[10]
+    cdef SipKey key
+    key.k0 = key.k1 = 0
+    sizes[0] = sizeof(SlotHeader)
+    sizes[1] = sizeof(FlowsHeader)
+    sizes[2] = sizeof(Flow)
+    sizes[3] = sizeof(PeersHeader)
+    sizes[4] = sizeof(Peer)
+    sizes[5] = sizeof(BatchState)
+    sizes[6] = BATCH_MAX
+    sizes[7] = PACKET_ROOM
+    sizes[8] = COUNTERS
+    sizes[9] = VERDICTS
+    return siphash24(&key, <uint8_t*>sizes, sizeof(sizes))
+
+
+def slot_bytes(max_flows: int) -> int:
+    """How much memory a slot for `max_flows` takes."""
+    if not 1 <= max_flows <= FLOWS_MAX:
+        raise ValueError(f"a slot has 1 to {FLOWS_MAX} flows, not {max_flows}")
+    return (SLOT_HEADER_ROOM + section(flows_bytes(max_flows)) + section(peers_bytes(peers_for(max_flows)))
+            + section(batch_bytes()))
+
+
+def flow_bytes(max_flows: int) -> float:
+    """Memory per flow: the table, its indexes and its peers, without the arena."""
+    return (section(flows_bytes(max_flows)) + section(peers_bytes(peers_for(max_flows)))) / max_flows
+
+
+class SlotError(ValueError):
+    """Memory that is no slot of this build."""
+
+
+cdef class Slot:
+    """A view of a slot's memory. It keeps the buffer exported, so the mapping cannot be closed under it."""
+
+    def __cinit__(self, buffer) -> None:
+        cdef uint8_t[::1] view = buffer
+        if view.shape[0] < SLOT_HEADER_ROOM:
+            raise SlotError("too small for a slot")
+        self.buffer = buffer
+        self.view = view
+        self.memory = &view[0]
+        self.header = <SlotHeader*>self.memory
+
+    @classmethod
+    def create(cls, buffer, max_flows: int, secret: bytes) -> Slot:
+        """Formats zeroed memory."""
+        cdef Slot slot = cls(buffer)
+        if len(buffer) < slot_bytes(max_flows):
+            raise SlotError(f"{len(buffer)} bytes are too few for {max_flows} flows")
+        slot.format(max_flows, secret)
+        return slot
+
+    @classmethod
+    def open(cls, buffer) -> Slot:
+        """Takes memory that was formatted before, by this layout."""
+        cdef Slot slot = cls(buffer)
+        cdef SlotHeader* header = slot.header
+        if memcmp(header.magic, MAGIC, 8) or header.layout != SLOT_LAYOUT or header.checksum != layout_checksum():
+            raise SlotError("not a slot of this version")
+        if header.total_bytes != <uint64_t>len(buffer) or <uint64_t>slot_bytes(header.max_flows) != header.total_bytes:
+            raise SlotError("a slot of another size")
+        slot.state = <BatchState*>(slot.memory + header.batch_at)
+        return slot
+
+    def format(self, max_flows: int, secret: bytes) -> None:
+        cdef SlotHeader* header = self.header
+        cdef const uint8_t* raw = secret
+        if len(secret) != SECRET_BYTES:
+            raise ValueError(f"the secret has {SECRET_BYTES} bytes")
+        memset(header, 0, SLOT_HEADER_ROOM)
+        header.layout = SLOT_LAYOUT
+        header.max_flows = max_flows
+        header.checksum = layout_checksum()
+        header.total_bytes = slot_bytes(max_flows)
+        header.flows_at = SLOT_HEADER_ROOM
+        header.peers_at = header.flows_at + section(flows_bytes(max_flows))
+        header.batch_at = header.peers_at + section(peers_bytes(peers_for(max_flows)))
+        memcpy(&header.secret, raw, SECRET_BYTES)
+        flows_format(self.memory + header.flows_at, max_flows)
+        peers_format(self.memory + header.peers_at, peers_for(max_flows))
+        batch_format(self.memory + header.batch_at)
+        self.state = <BatchState*>(self.memory + header.batch_at)
+        memcpy(header.magic, MAGIC, 8)            # last: a slot half formatted is none
+
+    # ------------------------------------------------------------------------------------------------------------- steering
+
+    @property
+    def epoch(self) -> int:
+        return load64(&self.header.epoch)
+
+    def next_epoch(self) -> int:
+        """A new writer is about to start; any other stops at its next round."""
+        store64(&self.header.epoch, self.header.epoch + 1)
+        return self.header.epoch
+
+    @property
+    def draining(self) -> bool:
+        return load32(&self.header.draining) != 0
+
+    @draining.setter
+    def draining(self, value: bool) -> None:
+        store32(&self.header.draining, value)
+
+    @property
+    def stopping(self) -> bool:
+        return load32(&self.header.stopping) != 0
+
+    @stopping.setter
+    def stopping(self, value: bool) -> None:
+        store32(&self.header.stopping, value)
+
+    @property
+    def heart(self) -> int:
+        """Tick of the last round of the hot thread."""
+        return load32(&self.header.heart)
+
+    @heart.setter
+    def heart(self, tick: int) -> None:
+        store32(&self.header.heart, tick & 0xffffffff)
+
+    @property
+    def pid(self) -> int:
+        return load32(&self.header.pid)
+
+    @pid.setter
+    def pid(self, value: int) -> None:
+        store32(&self.header.pid, value)
+
+    @property
+    def restarts(self) -> int:
+        return load32(&self.header.restarts)
+
+    @restarts.setter
+    def restarts(self, value: int) -> None:
+        store32(&self.header.restarts, value)
+
+    # -------------------------------------------------------------------------------------------------------------- reading
+
+    @property
+    def max_flows(self) -> int:
+        return self.header.max_flows
+
+    def flows(self) -> dict[str, int]:
+        """How many flows in each state."""
+        cdef FlowsHeader* flows = <FlowsHeader*>(self.memory + self.header.flows_at)
+        return {"established": relaxed(&flows.established), "half_open": relaxed(&flows.half_open)}
+
+    def counters(self) -> dict[str, int]:
+        """All counters of finished batches, consistent with each other."""
+        cdef uint32_t active
+        while True:
+            active = load32(&self.state.active) & 1
+            values = [load64(&self.state.counters[active].value[i]) for i in range(COUNTERS)]
+            # A block is written again only two switches later, so it was whole if it is still the valid one.
+            if load32(&self.state.active) & 1 == active:
+                return dict(zip(COUNTER_NAMES, values, strict=True))
+
+    def events(self) -> dict[str, int]:
+        return {name: load64(&self.header.events[i]) for i, name in enumerate(EVENT_NAMES)}
+
+    def tokens(self) -> dict[tuple[int, str], int]:
+        """(key id, outcome) -> how many; key id 7: none could be told."""
+        return {(key_id, name): load64(&self.header.tokens[key_id * TOKEN_OUTCOMES + i])
+                for key_id in range(8) for i, name in enumerate(TOKEN_OUTCOME_NAMES)}
+
+    @property
+    def busy_ratio(self) -> float:
+        return load64(&self.header.busy_ppm) / 1e6
+
+    @busy_ratio.setter
+    def busy_ratio(self, value: float) -> None:
+        store64(&self.header.busy_ppm, <uint64_t>(value * 1e6))
+
+    def socket_drops(self, index: int) -> int:
+        if not 0 <= index < SOCKETS_MAX:
+            raise IndexError(index)
+        return load64(&self.header.socket_drops[index])
+
+    def set_socket_drops(self, index: int, drops: int) -> None:
+        if not 0 <= index < SOCKETS_MAX:
+            raise IndexError(index)
+        store64(&self.header.socket_drops[index], drops)
+
+    def flow_list(self) -> list[dict[str, object]]:
+        """Every flow, for tools and tests. A table that is being written may show a flow twice or not at all."""
+        cdef FlowTable flows
+        cdef PeerTable peers
+        cdef uint32_t number
+        peers_attach(&peers, self.memory + self.header.peers_at, &self.header.secret, 0)
+        flows_attach(&flows, self.memory + self.header.flows_at, &peers, NULL)
+        found = []
+        for number in range(flows.header.high_water):
+            if flows.flows[number].state != FLOW_FREE:
+                found.append(describe(&flows.flows[number], &peers))
+        return found
+
+
+cdef uint32_t relaxed(const uint32_t* word) noexcept:
+    return load32(word)
+
+
+cdef tuple endpoint_of(const PeerTable* peers, uint16_t number):
+    cdef const Peer* peer = &peers.peers[number]
+    return unmapped(bytes(peer.endpoint.address[:16])), peer.endpoint.port[0] << 8 | peer.endpoint.port[1]
+
+
+cdef dict describe(const Flow* flow, const PeerTable* peers):
+    client, local = unpack_key(bytes(flow.key[:36]))
+    return {
+        "client": client,
+        "local": local,
+        "state": ("free", "half_open", "established")[min(flow.state, 2)],
+        "socket": flow.socket,
+        "next_hop": endpoint_of(peers, next_hop_of(flow)),
+        "owner": endpoint_of(peers, owner_of(flow)),
+        "pending_owner": endpoint_of(peers, flow.pending_owner) if flow.pending_owner else None,
+        "seen": flow.seen,
+        "answered": flow.answered,
+        "opened": flow.opened,
+        "nonce": flow.nonce,
+    }

@@ -1,0 +1,13 @@
+"""Decisions about packets from clients. The rules stand in router.pxd."""
+
+from libc.stdint cimport uint32_t
+
+from _fastpath.batch cimport Batch, Packet
+from _fastpath.flows cimport Flow
+from _fastpath.router cimport Router
+
+# Gives every packet of a batch from public socket `socket` a verdict, or a plan and a message for the internal socket.
+cdef void decide_up(Router* router, Batch* batch, uint32_t socket) noexcept nogil
+
+# The flow of a packet that only a sibling knows, now in our table too; NULL.
+cdef Flow* adopt(Router* router, Packet* packet) noexcept nogil

@@ -1,0 +1,284 @@
+"""What to do with packets from clients; the rules stand in router.pxd.
+
+Three passes over a batch, so that the memory a packet needs is on its way while others are worked on: read the addresses (which writes
+the envelope and so makes the key) and hash it; fetch the flow the index names; find and decide. Messages are queued in order of
+arrival; bundles, one day, order them by `Packet.target`, the next hop's number.
+"""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy
+
+from _fastpath.atomics cimport load32
+from _fastpath.batch cimport Packet, control_of, name_of, payload_of
+from _fastpath.flows cimport (
+    FLOW_ESTABLISHED, FLOW_HALF_OPEN, Flow, FlowCopy, FlowSeed, flow_contend, flow_copy, flow_find, flow_open,
+    key_hash, next_hop_of, owner_of, prefetch_flow, prefetch_word,
+)
+from _fastpath.peers cimport NO_PEER, peer_intern
+from _fastpath.router cimport Network, Public
+from _fastpath.siphash cimport siphash13
+from _fastpath.sockets cimport AF_INET, CMSG_DATA, IP_PKTINFO, IPV6_PKTINFO, MSG_TRUNC, cmsghdr, in_pktinfo, mmsghdr
+from _fastpath.verdicts cimport (
+    FIRST_UP_DROP, FLOWS_ADOPTED, OUTCOME_FLOW, OUTCOME_FOREIGN_OWNER, OUTCOME_FORGED, OUTCOME_MALFORMED,
+    OUTCOME_OTHER_VERSION, OUTCOME_UNKNOWN_KEY, OUTCOME_VERIFIED, PENDING, TOKEN_OUTCOMES, UP_ADOPTED,
+    UP_BAD_COOKIE, UP_BAD_DESTINATION, UP_BAD_SOURCE, UP_CHECK, UP_CONTENDED, UP_DRAINING, UP_FOREIGN_OWNER,
+    UP_HALF_OPEN_FULL, UP_LONG_USERNAME, UP_MEDIA, UP_NO_FLOW, UP_NO_TOKEN, UP_NO_USERNAME, UP_OPENED,
+    UP_PEERS_FULL, UP_RESTART, UP_STUN_MALFORMED, UP_TABLE_FULL, UP_TOKEN_FORGED, UP_TOKEN_KEY, UP_TOKEN_VERSION,
+    UP_TOO_SHORT, UP_TRUNCATED, UP_UNKNOWN_KIND,
+)
+from _fastpath.wire.address cimport Endpoint, from_sockaddr, is_answerable, is_mapped, map_ipv4
+from _fastpath.wire.demux cimport KIND_BAD_COOKIE, KIND_STUN, KIND_TOO_SHORT, KIND_UNKNOWN, classify
+from _fastpath.wire.envelope cimport (
+    ENVELOPE_BYTES, KEY_CLIENT, KEY_CLIENT_PORT, KEY_LOCAL, KEY_LOCAL_PORT, envelope_key, envelope_seal,
+)
+from _fastpath.wire.stun cimport (
+    STUN_LONG_USERNAME, STUN_NO_USERNAME, STUN_OK, Span, StunResult, find_username, is_binding_request,
+)
+from _fastpath.wire.token cimport (
+    TOKEN_MALFORMED, TOKEN_OTHER_VERSION, TOKEN_UNKNOWN_KEY, TOKEN_VERIFIED, Route, TokenResult, token_key_id,
+    token_length, token_verify,
+)
+
+
+# ---------------------------------------------------------------------------------------------------------------- reading, up
+
+cdef inline bint read_local(const Public* public, Batch* batch, uint32_t i, uint8_t* key) noexcept nogil:
+    """The local address of a packet into its key; False when it was not sent to one host."""
+    cdef cmsghdr* control
+    cdef in_pktinfo* v4
+    memcpy(key + KEY_LOCAL_PORT, public.port, 2)
+    if not public.wildcard:
+        memcpy(key + KEY_LOCAL, public.address, 16)
+        return True
+    control = <cmsghdr*>control_of(batch, i)
+    if batch.received[i].msg_hdr.msg_controllen < sizeof(cmsghdr):
+        return False
+    if public.family == AF_INET:
+        v4 = <in_pktinfo*>CMSG_DATA(control)
+        map_ipv4(key + KEY_LOCAL, &v4.ipi_addr)
+        # For a broadcast or multicast destination the kernel names another address to answer from.
+        return control.cmsg_type == IP_PKTINFO and v4.ipi_addr.s_addr == v4.ipi_spec_dst.s_addr
+    memcpy(key + KEY_LOCAL, CMSG_DATA(control), 16)
+    return control.cmsg_type == IPV6_PKTINFO and key[KEY_LOCAL] != 0xff
+
+
+cdef inline uint8_t read_up(Router* router, Batch* batch, uint32_t i, uint32_t socket) noexcept nogil:
+    """First pass: the envelope into the headroom; a verdict for what needs no table, else PENDING."""
+    cdef Packet* packet = &batch.packets[i]
+    cdef mmsghdr* received = &batch.received[i]
+    cdef uint8_t* key
+    packet.payload = payload_of(batch, i)
+    packet.length = received.msg_len
+    if received.msg_hdr.msg_flags & MSG_TRUNC:
+        return UP_TRUNCATED
+    key = envelope_key(packet.payload)
+    from_sockaddr(name_of(batch, i), key + KEY_CLIENT, key + KEY_CLIENT_PORT)
+    if not is_answerable(key + KEY_CLIENT, key + KEY_CLIENT_PORT):
+        return UP_BAD_SOURCE
+    if not read_local(&router.publics[socket], batch, i, key):
+        return UP_BAD_DESTINATION
+    packet.kind = classify(packet.payload, packet.length)
+    if packet.kind == KIND_TOO_SHORT:
+        return UP_TOO_SHORT
+    if packet.kind == KIND_UNKNOWN:
+        return UP_UNKNOWN_KIND
+    if packet.kind == KIND_BAD_COOKIE:
+        return UP_BAD_COOKIE
+    envelope_seal(packet.payload)
+    packet.hash = key_hash(&router.secret, key)
+    prefetch_word(&router.flows, packet.hash)
+    return PENDING
+
+
+cdef void decide_up(Router* router, Batch* batch, uint32_t socket) noexcept nogil:
+    cdef uint8_t* verdict = batch.state.verdict
+    cdef uint32_t i
+    cdef uint8_t now
+    batch.bytes = 0
+    for i in range(batch.count):
+        batch.bytes += batch.received[i].msg_len
+        if verdict[i] == PENDING:
+            verdict[i] = read_up(router, batch, i, socket)
+    for i in range(batch.count):
+        if verdict[i] == PENDING:
+            prefetch_flow(&router.flows, batch.packets[i].hash)
+    for i in range(batch.count):
+        if verdict[i] == PENDING:
+            now = route_up(router, &batch.packets[i], socket)
+            if now >= FIRST_UP_DROP:
+                verdict[i] = now
+            else:
+                batch.packets[i].plan = now
+                queue_up(router, batch, i)
+
+
+cdef inline void queue_up(Router* router, Batch* batch, uint32_t i) noexcept nogil:
+    cdef Packet* packet = &batch.packets[i]
+    cdef mmsghdr* message = &batch.messages[batch.queued]
+    batch.send_vectors[batch.queued].iov_base = packet.payload - ENVELOPE_BYTES
+    batch.send_vectors[batch.queued].iov_len = packet.length + ENVELOPE_BYTES
+    message.msg_hdr.msg_iov = &batch.send_vectors[batch.queued]
+    message.msg_hdr.msg_iovlen = 1
+    message.msg_hdr.msg_name = router.peers.peers[packet.target].name
+    message.msg_hdr.msg_namelen = router.peers.peers[packet.target].name_bytes
+    message.msg_hdr.msg_control = NULL
+    message.msg_hdr.msg_controllen = 0
+    batch.packet_of[batch.queued] = <uint16_t>i
+    batch.queued += 1
+
+
+# --------------------------------------------------------------------------------------------------------------- deciding, up
+
+cdef inline uint8_t route_up(Router* router, Packet* packet, uint32_t socket) noexcept nogil:
+    cdef Flow* flow = flow_find(&router.flows, envelope_key(packet.payload), packet.hash)
+    cdef uint8_t verdict = UP_MEDIA
+    if packet.kind == KIND_STUN and is_binding_request(packet.payload):
+        return route_check(router, packet, socket, flow)
+    if flow == NULL:
+        flow = adopt(router, packet)
+        verdict = UP_ADOPTED
+        if flow == NULL:
+            return UP_NO_FLOW
+    if flow.seen != router.tick:
+        flow.seen = router.tick
+    packet.target = next_hop_of(flow)
+    return verdict
+
+
+cdef inline void count_token(Router* router, int key_id, uint32_t outcome) noexcept nogil:
+    router.tokens[<uint32_t>key_id * TOKEN_OUTCOMES + outcome] += 1
+
+
+cdef uint8_t route_check(Router* router, Packet* packet, uint32_t socket, Flow* flow) noexcept nogil:
+    """A Binding Request: the token in its USERNAME is read whether or not there is a flow."""
+    cdef Span username
+    cdef StunResult walked = find_username(packet.payload, packet.length, &username)
+    cdef size_t length
+    cdef uint64_t token
+    if walked != STUN_OK:
+        if walked == STUN_NO_USERNAME:
+            return UP_NO_USERNAME
+        return UP_LONG_USERNAME if walked == STUN_LONG_USERNAME else UP_STUN_MALFORMED
+    length = token_length(username.start, username.length)
+    if length == 0:
+        count_token(router, 7, OUTCOME_MALFORMED)
+        return UP_NO_TOKEN
+    token = siphash13(&router.secret, username.start, length)
+    if flow == NULL:
+        flow = adopt(router, packet)
+    if flow != NULL and flow.token == token:
+        # Equal to the flow's own: it was verified when the flow was made, so its key may be retired by now.
+        count_token(router, token_key_id(username.start), OUTCOME_FLOW)
+        flow.seen = router.tick
+        packet.target = next_hop_of(flow)
+        return UP_CHECK
+    return route_new_token(router, packet, socket, flow, &username, length, token)
+
+
+cdef uint8_t refusal(Router* router, TokenResult result, const uint8_t* text) noexcept nogil:
+    cdef int key_id = token_key_id(text)
+    if result == TOKEN_MALFORMED:
+        count_token(router, 7, OUTCOME_MALFORMED)
+        return UP_NO_TOKEN
+    if result == TOKEN_OTHER_VERSION:
+        count_token(router, 7, OUTCOME_OTHER_VERSION)
+        return UP_TOKEN_VERSION
+    if result == TOKEN_UNKNOWN_KEY:
+        count_token(router, key_id, OUTCOME_UNKNOWN_KEY)
+        return UP_TOKEN_KEY
+    count_token(router, key_id, OUTCOME_FORGED)
+    return UP_TOKEN_FORGED
+
+
+cdef bint within(const Network* network, const uint8_t* address) noexcept nogil:
+    cdef int whole = network.bits >> 3
+    cdef int rest = network.bits & 7
+    if memcmp(network.prefix, address, whole):
+        return False
+    return rest == 0 or (network.prefix[whole] ^ address[whole]) >> (8 - rest) == 0
+
+
+cdef bint allowed(const Router* router, const Endpoint* owner) noexcept nogil:
+    """Whether tokens may point there: inside --backends, of a family the internal socket can name, and with a port."""
+    cdef uint32_t i
+    if owner.port[0] == 0 and owner.port[1] == 0 or router.peers.family == AF_INET and not is_mapped(owner.address):
+        return False
+    for i in range(router.backend_count):
+        if within(&router.backends[i], owner.address):
+            return True
+    return False
+
+
+cdef uint8_t route_new_token(Router* router, Packet* packet, uint32_t socket, Flow* flow, const Span* username,
+                             size_t length, uint64_t token) noexcept nogil:
+    """A token that is not the flow's own: it must be authentic and its owner allowed before any state is made or touched."""
+    cdef Route route
+    cdef TokenResult result = token_verify(&router.keys, username.start, length, &route)
+    cdef uint16_t owner
+    if result != TOKEN_VERIFIED:
+        return refusal(router, result, username.start)
+    if not allowed(router, &route.owner):
+        count_token(router, route.key_id, OUTCOME_FOREIGN_OWNER)
+        return UP_FOREIGN_OWNER
+    count_token(router, route.key_id, OUTCOME_VERIFIED)
+    owner = peer_intern(&router.peers, &route.owner)
+    if owner == NO_PEER:
+        return UP_PEERS_FULL
+    if flow == NULL:
+        return open_flow(router, packet, socket, owner, token, route.nonce)
+    flow.seen = router.tick
+    flow_contend(&router.flows, flow, owner, token)
+    if owner_of(flow) == owner:
+        packet.target = next_hop_of(flow)
+        return UP_RESTART
+    packet.target = owner
+    return UP_CONTENDED
+
+
+cdef uint8_t open_flow(Router* router, Packet* packet, uint32_t socket, uint16_t owner, uint64_t token,
+                       uint64_t nonce) noexcept nogil:
+    cdef FlowSeed seed
+    if load32(router.draining):
+        return UP_DRAINING
+    if router.flows.header.half_open >= router.max_half_open:
+        return UP_HALF_OPEN_FULL
+    seed.key = envelope_key(packet.payload)
+    seed.hash = packet.hash
+    seed.state = FLOW_HALF_OPEN
+    seed.socket = <uint8_t>socket
+    seed.next_hop = owner
+    seed.owner = owner
+    seed.token = token
+    seed.nonce = nonce
+    seed.tick = router.tick
+    if flow_open(&router.flows, &seed) == NULL:
+        return UP_TABLE_FULL
+    packet.target = owner
+    return UP_OPENED
+
+
+cdef Flow* adopt(Router* router, Packet* packet) noexcept nogil:
+    """A flow that a sibling has: the kernel hands its packets to us now (the set of sockets changed). Its copy there expires."""
+    cdef FlowCopy copy
+    cdef FlowSeed seed
+    cdef Flow* flow
+    cdef uint32_t i
+    for i in range(router.siblings):
+        if flow_copy(&router.sibling_flows[i], envelope_key(packet.payload), packet.hash, &copy):
+            seed.key = copy.flow.key
+            seed.hash = packet.hash
+            seed.state = FLOW_ESTABLISHED
+            seed.socket = copy.flow.socket
+            seed.next_hop = peer_intern(&router.peers, &copy.next_hop)
+            seed.owner = peer_intern(&router.peers, &copy.owner)
+            seed.token = copy.flow.token
+            seed.nonce = copy.flow.nonce
+            seed.tick = router.tick
+            if seed.next_hop == NO_PEER or seed.owner == NO_PEER:
+                return NULL
+            flow = flow_open(&router.flows, &seed)
+            if flow != NULL:
+                flow.answered = copy.flow.answered
+                router.events[FLOWS_ADOPTED] += 1
+            return flow
+    return NULL

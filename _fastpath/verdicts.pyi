@@ -1,0 +1,7 @@
+UP: str
+DOWN: str
+VERDICTS_BY_NUMBER: tuple[tuple[str, bool, str], ...]
+COUNTER_NAMES: tuple[str, ...]
+EVENT_NAMES: tuple[str, ...]
+TOKEN_OUTCOME_NAMES: tuple[str, ...]
+BATCH_BOUNDS: tuple[int, ...]

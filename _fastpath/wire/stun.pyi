@@ -1,0 +1,3 @@
+RESULTS: tuple[str, ...]
+
+def username_of(message: bytes) -> tuple[str, bytes]: ...

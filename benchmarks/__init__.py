@@ -1,0 +1,1 @@
+"""Benchmarks of the relay: programs in C that play its surroundings, and runners that compare. See README.md."""

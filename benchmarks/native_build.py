@@ -1,0 +1,59 @@
+"""Compiles the benchmark programs in `native/` when they are older than their sources.
+
+A program `name` is `native/name.c`, any `native/name_*.c`, and `native/common.c`; every header counts as a source.
+The result goes to `build/benchmarks/name` by a rename, so several runners (or tests in parallel) may build at once:
+each compiles into a file of its own and the last one wins with an identical program.
+"""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+NATIVE = ROOT / "benchmarks" / "native"
+OUTPUT = ROOT / "build" / "benchmarks"
+FLAGS = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread")
+
+
+class BuildError(RuntimeError):
+    """A benchmark program could not be built; the text says what to do."""
+
+
+def build(name: str) -> Path:
+    """The path of the program, compiled first if need be."""
+    sources = _sources(name)
+    target = OUTPUT / name
+    if not target.exists() or target.stat().st_mtime_ns < max(path.stat().st_mtime_ns for path in _inputs(sources)):
+        _compile(sources, target)
+    return target
+
+
+def _sources(name: str) -> list[Path]:
+    main = NATIVE / f"{name}.c"
+    if not main.is_file():
+        raise BuildError(f"there is no benchmark program {name!r} in {NATIVE}")
+    return [main, *sorted(NATIVE.glob(f"{name}_*.c")), NATIVE / "common.c"]
+
+
+def _inputs(sources: list[Path]) -> list[Path]:
+    return [*sources, *NATIVE.glob("*.h")]
+
+
+def _compile(sources: list[Path], target: Path) -> None:
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if not compiler:
+        raise BuildError("no C compiler found: install one (Debian: apt-get install build-essential) or set CC")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, scratch = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    os.close(handle)
+    try:
+        command = [*compiler.split(), *FLAGS, "-o", scratch, *map(str, sources)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise BuildError(f"{' '.join(command)} failed:\n{done.stderr}")
+        os.chmod(scratch, 0o755)
+        os.replace(scratch, target)
+    finally:
+        Path(scratch).unlink(missing_ok=True)

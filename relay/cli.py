@@ -1,0 +1,157 @@
+"""The command line: `relay start`, `relay config`, `relay keys`, `relay token`.
+
+Only what concerns options and output stands here; `settings` checks and completes what was given, `program` runs it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+import relay
+from _fastpath.wire.token import CLUSTERS, GENERATIONS, KEY_IDS
+from relay import keys
+from relay.program import RelayProgram
+from relay.runtime import log
+from relay.runtime.config import Address, AddressPort, Cidr, Duration, Size, program_options, render_show, run_command
+from relay.runtime.errors import ConfigError
+from relay.runtime.launcher import Launcher, block_signals
+from relay.settings import Settings, build
+
+START_OPTIONS = [
+    click.option("--workers", type=click.IntRange(1), help="Worker processes. Default: one for each CPU allowed."),
+    click.option("--listen", type=AddressPort(), multiple=True, default=["0.0.0.0:3478"], show_default=True,
+                 help="Public UDP address; may be given again. A wildcard answers from the address that was used."),
+    click.option("--internal", type=AddressPort(allow_zero=True),
+                 help="UDP address towards the transceivers; worker i takes PORT+i. Default: any, as --backends need."),
+    click.option("--backends", type=Cidr(), multiple=True,
+                 help="Where tokens may point; may be given again. Required beyond loopback."),
+    click.option("--route-key-file", type=click.Path(dir_okay=False), help="Keys that tokens are verified with."),
+    click.option("--cpus", default="auto", show_default=True, help="auto, none, or a list such as 0,2-3."),
+    click.option("--max-flows", type=int, default=131_072, show_default=True, help="Flows a worker can hold."),
+    click.option("--max-half-open", type=click.IntRange(1), help="Flows not yet answered. Default: an eighth of them."),
+    click.option("--flow-timeout", type=Duration(), default="30", show_default=True, help="Silence that ends a flow."),
+    click.option("--half-open-timeout", type=Duration(), default="5", show_default=True, help="The same, unanswered."),
+    click.option("--drain-timeout", type=Duration(), default="20", show_default=True, help="What SIGTERM waits."),
+    click.option("--recv-buffer", type=Size(), default="4MiB", show_default=True, help="Kernel buffer of each socket."),
+    click.option("--admin", type=AddressPort(), default="127.0.0.1:9464", show_default=True,
+                 help="HTTP address of /metrics, /livez, /readyz."),
+    click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True),
+]  # fmt: skip
+
+
+def settings_of(options: dict[str, Any]) -> Settings:
+    return build(
+        workers=options["workers"],
+        listen=options["listen"],
+        internal=options["internal"],
+        backends=options["backends"],
+        route_key_file=options["route_key_file"],
+        cpus_spec=options["cpus"],
+        max_flows=options["max_flows"],
+        max_half_open=options["max_half_open"],
+        flow_timeout_s=options["flow_timeout"],
+        half_open_timeout_s=options["half_open_timeout"],
+        drain_timeout_s=options["drain_timeout"],
+        recv_buffer=options["recv_buffer"],
+        admin=options["admin"],
+    )
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(relay.__version__, prog_name="relay")
+def cli() -> None:
+    """One public UDP port in front of any number of WebRTC transceivers."""
+
+
+@cli.command()
+@program_options("relay", START_OPTIONS)
+def start(**options: Any) -> int:
+    """Run the relay. SIGTERM drains and ends, a second one or SIGINT ends at once."""
+    block_signals()
+    log.setup(options["log_format"], "relay")
+    settings = settings_of(options)
+    return Launcher(RelayProgram(settings), drain_timeout_s=settings.drain_timeout_s, name="relay").run()
+
+
+@cli.group()
+def config() -> None:
+    """What `relay start` would run with."""
+
+
+@config.command()
+@program_options("relay", START_OPTIONS)
+@click.pass_context
+def show(ctx: click.Context, /, **_options: Any) -> None:
+    """Print every option in force and where it comes from."""
+    click.echo(render_show(ctx), nl=False)
+
+
+@config.command()
+@program_options("relay", START_OPTIONS)
+def check(**options: Any) -> None:
+    """Check the configuration without opening anything."""
+    settings = settings_of(options)
+    click.echo(f"ok: {settings.plan.explanation}")
+
+
+@cli.group("keys")
+def keys_group() -> None:
+    """Route keys."""
+
+
+@keys_group.command("new")
+@click.option("--id", "key_id", type=click.IntRange(0, KEY_IDS - 1), default=0, show_default=True, help="The key's id.")
+@click.option("--out", type=click.Path(dir_okay=False), help="Write a new key file. Default: print the line.")
+def keys_new(key_id: int, out: str | None) -> None:
+    """Make a route key."""
+    if out is None:
+        click.echo(keys.new_line(key_id))
+        return
+    keys.create(Path(out), key_id)
+    click.echo(f"{out}: one key with id {key_id}, readable by you alone; relays and transceivers need the same file")
+
+
+@cli.group()
+def token() -> None:
+    """Route tokens."""
+
+
+_key_file = click.option("--route-key-file", type=click.Path(dir_okay=False), required=True, help="The route keys.")
+
+
+@token.command()
+@_key_file
+@click.option("--owner", type=AddressPort(), required=True, help="Where the token's packets are to go.")
+@click.option("--cluster", type=click.IntRange(0, CLUSTERS - 1), default=0, show_default=True)
+@click.option("--generation", type=click.IntRange(0, GENERATIONS - 1), default=0, show_default=True)
+def mint(route_key_file: str, owner: Address, cluster: int, generation: int) -> None:
+    """Print a token that names OWNER."""
+    route_keys = keys.load(Path(route_key_file))
+    click.echo(route_keys.keyring().mint(route_keys.minting, owner.sockaddr, cluster, generation))
+
+
+@token.command("show")
+@click.argument("text", metavar="TOKEN")
+@_key_file
+def token_show(text: str, route_key_file: str) -> None:
+    """Verify TOKEN and print what it says."""
+    ring = keys.load(Path(route_key_file)).keyring()
+    result, fields = ring.verify(text.split(":", 1)[0].encode("utf-8", "replace"))
+    if fields is None:
+        mends = {
+            "malformed": "a token has 32 or 48 letters, digits, + and /",
+            "unknown_key": "use the key file it was minted with",
+        }
+        raise ConfigError(f"the token is not valid: {result}", where="TOKEN", mend=mends.get(result, ""))
+    owner = f"[{fields.owner[0]}]" if ipaddress.ip_address(fields.owner[0]).version == 6 else fields.owner[0]
+    click.echo(f"owner       {owner}:{fields.owner[1]}\ncluster     {fields.cluster}\ngeneration  {fields.generation}")
+    click.echo(f"key id      {fields.key_id}\nrandom      {fields.nonce:012x}")
+
+
+def main(args: list[str] | None = None, prog_name: str = "relay") -> NoReturn:
+    sys.exit(run_command(cli, args, prog_name))

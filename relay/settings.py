@@ -1,0 +1,140 @@
+"""What `relay start` was told, checked and completed: the one place that knows defaults depending on other options.
+
+Everything here is decided before a socket is opened or a byte of shared memory allocated, so `relay config check`
+finds every error that does not depend on the state of the machine. An error says what is wrong, where, and how to
+mend it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from socket import AF_INET, AF_INET6
+
+from _fastpath.slot import MOST_FLOWS
+from relay import keys
+from relay.keys import RouteKeys
+from relay.runtime import cpus
+from relay.runtime.config import Address, Network
+from relay.runtime.cpus import Plan
+from relay.runtime.errors import ConfigError
+
+LISTEN_MOST = 16
+BACKENDS_MOST = 64
+WORKERS_MOST = 256
+LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A relay's configuration, complete and consistent."""
+
+    listen: tuple[Address, ...]
+    internal: Address
+    backends: tuple[Network, ...]
+    route_keys: RouteKeys
+    plan: Plan
+    max_flows: int
+    max_half_open: int
+    flow_timeout_s: float
+    half_open_timeout_s: float
+    drain_timeout_s: float
+    recv_buffer: int
+    admin: Address
+
+
+def build(
+    *,
+    workers: int | None,
+    listen: Sequence[Address],
+    internal: Address | None,
+    backends: Sequence[Network],
+    route_key_file: str | None,
+    cpus_spec: str,
+    max_flows: int,
+    max_half_open: int | None,
+    flow_timeout_s: float,
+    half_open_timeout_s: float,
+    drain_timeout_s: float,
+    recv_buffer: int,
+    admin: Address,
+) -> Settings:
+    _check_listen(listen)
+    networks = _backends(backends, listen)
+    plan = cpus.plan(cpus_spec, workers)
+    _check_workers(plan, internal)
+    _check_timeouts(flow_timeout_s, half_open_timeout_s)
+    if not 1 <= max_flows <= MOST_FLOWS:
+        raise ConfigError(f"{max_flows} flows", where="--max-flows", mend=f"write 1 to {MOST_FLOWS}")
+    return Settings(
+        listen=tuple(listen),
+        internal=internal or _default_internal(networks),
+        backends=networks,
+        route_keys=_route_keys(route_key_file),
+        plan=plan,
+        max_flows=max_flows,
+        # An eighth: in health half-open flows live some milliseconds, so this is a bound for floods only.
+        max_half_open=max_half_open if max_half_open is not None else max(1, max_flows // 8),
+        flow_timeout_s=flow_timeout_s,
+        half_open_timeout_s=half_open_timeout_s,
+        drain_timeout_s=drain_timeout_s,
+        recv_buffer=recv_buffer,
+        admin=admin,
+    )
+
+
+def _check_listen(listen: Sequence[Address]) -> None:
+    if len(listen) > LISTEN_MOST:
+        raise ConfigError(
+            f"{len(listen)} addresses", where="--listen", mend=f"{LISTEN_MOST} is the most; use wildcards"
+        )
+    for address in listen:
+        if list(listen).count(address) > 1:
+            raise ConfigError(f"{address} is named twice", where="--listen", mend="name each address once")
+
+
+def _backends(backends: Sequence[Network], listen: Sequence[Address]) -> tuple[Network, ...]:
+    """Who holds the route key can send to any address in here, so beyond loopback nothing is assumed."""
+    if len(backends) > BACKENDS_MOST:
+        raise ConfigError(f"{len(backends)} networks", where="--backends", mend=f"{BACKENDS_MOST} is the most")
+    if backends:
+        return tuple(backends)
+    if all(ipaddress.ip_address(address.host).is_loopback for address in listen):
+        return LOOPBACK
+    raise ConfigError(
+        "the networks that tokens may point to are not given, and the relay listens beyond loopback",
+        where="--backends",
+        mend="name where the transceivers are, such as --backends 10.0.0.0/8",
+    )
+
+
+def _default_internal(backends: Sequence[Network]) -> Address:
+    """Loopback for loopback backends, else every address of the family needed; both families by one IPv6 socket."""
+    if all(network.is_loopback for network in backends):
+        return Address("127.0.0.1", 0, AF_INET)
+    if all(network.version == 4 for network in backends):
+        return Address("0.0.0.0", 0, AF_INET)
+    return Address("::", 0, AF_INET6)
+
+
+def _check_workers(plan: Plan, internal: Address | None) -> None:
+    if plan.workers > WORKERS_MOST:
+        raise ConfigError(f"{plan.workers} workers", where="--workers", mend=f"{WORKERS_MOST} is the most")
+    if internal and internal.port and internal.port + plan.workers - 1 > 65535:
+        what = f"worker {plan.workers - 1} would take port {internal.port + plan.workers - 1}"
+        raise ConfigError(what, where=f"--internal {internal}", mend="choose a lower port; worker i takes PORT+i")
+
+
+def _check_timeouts(flow_s: float, half_open_s: float) -> None:
+    for option, seconds in (("--flow-timeout", flow_s), ("--half-open-timeout", half_open_s)):
+        if not 1 <= seconds <= 86_400:
+            raise ConfigError(f"{seconds:g} s", where=option, mend="write 1 s to 24 h")
+
+
+def _route_keys(file: str | None) -> RouteKeys:
+    if file is None:
+        mend = "make one with `relay keys new --out route.key`, and give the same file to the transceivers"
+        raise ConfigError("no route keys are given", where="--route-key-file", mend=mend)
+    return keys.load(Path(file))

@@ -1,0 +1,27 @@
+"""Fixtures for real processes: a key file, backends, network namespaces."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.support import write_key_file
+from tests.support.netns import Namespaces
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    return write_key_file(tmp_path / "route.key")
+
+
+@pytest.fixture
+def namespaces() -> Iterator[Namespaces]:
+    """Named networks of this test's own, gone with it."""
+    if os.geteuid() != 0 or subprocess.run(["ip", "netns", "list"], capture_output=True, check=False).returncode:
+        pytest.skip("network namespaces need root and iproute2")
+    with Namespaces() as made:
+        yield made

@@ -1,0 +1,113 @@
+"""Real relays for integration tests: started as an operator starts them, read through their admin port, ended by
+their pid.
+
+Every relay ends with its books checked: packets in are the sum of verdicts, per worker and direction, whatever the
+test did; and a traceback in its log fails the test. A namespace (`ip netns`) gives a relay a network of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+from _fastpath.wire.token import Keyring
+from benchmarks.support import RelayProcess, Result, Words, read_key_file
+
+_SAMPLE = re.compile(r"(\w+)(?:\{(.*)\})? (\S+)$")
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+class Relay(RelayProcess):
+    """A relay whose books are checked when it is stopped, in the namespace `netns` if that is given."""
+
+    def __init__(
+        self, key_file: Path, *, listen: Sequence[str] = (), workers: int = 1, cpus: str = "none", internal: str = "",
+        backends: Words = ("127.0.0.0/8",), extra: Words = (), netns: str = "",
+    ) -> None:  # fmt: skip
+        enter = ("ip", "netns", "exec", netns) if netns else ()
+        super().__init__(
+            key_file,
+            listen=listen,
+            workers=workers,
+            cpus=cpus,
+            internal=internal,
+            backends=backends,
+            extra=extra,
+            enter=enter,
+        )
+        self.key_file = key_file
+        self.enter = enter
+        self.checked = False
+
+    # ---- life
+
+    def stop(self) -> Result:
+        """Checks the books while they can be read, then ends it at once: a drain would wait for the flows to go
+        silent."""
+        if self.process.poll() is None and not self.checked:
+            self.check_books()
+        result = super().stop()
+        assert "Traceback" not in self.log(), self.log()
+        return result
+
+    def kill_worker(self, index: int) -> int:
+        """SIGKILL to one worker, by the pid it is known by; returns that pid."""
+        named = {child.name(): child.pid for child in psutil.Process(self.pid).children(recursive=True)}
+        pid = named[f"relay-worker-{index}"]
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+    # ---- reading
+
+    def fetch(self, path: str) -> tuple[int, str]:
+        if not self.enter:
+            return super().fetch(path)
+        words = [*self.enter, sys.executable, "-m", "tests.support.fetch", f"http://{self.admin}{path}"]
+        answer = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+        return int(answer[0]), str(answer[1])
+
+    def status(self, path: str) -> int:
+        return self.fetch(path)[0]
+
+    def samples(self) -> Samples:
+        status, text = self.fetch("/metrics")
+        assert status == 200, text
+        matches = [_SAMPLE.match(line) for line in text.splitlines() if not line.startswith("#")]
+        return {(m[1], frozenset(_LABEL.findall(m[2] or ""))): float(m[3]) for m in matches if m}
+
+    def total(self, name: str, **labels: str) -> float:
+        """Sum of all samples of a metric that have these labels."""
+        wanted = set(labels.items())
+        return sum(value for (sample, has), value in self.samples().items() if sample == name and wanted <= has)
+
+    def check_books(self) -> None:
+        """Packets in = sum of verdicts, per worker and direction. Batches commit whole, so this holds at any moment."""
+        self.checked = True
+        samples = self.samples()
+        packets = {has: value for (name, has), value in samples.items() if name == "ufrag_relay_packets_total"}
+        assert packets
+        for has, value in packets.items():
+            ended = sum(
+                count
+                for (name, labels), count in samples.items()
+                if name in ("ufrag_relay_drops_total", "ufrag_relay_forwarded_total") and has <= labels
+            )
+            assert ended == value, f"{dict(has)}: {value} packets in, {ended} verdicts"
+
+    def keyring(self) -> Keyring:
+        key_id, key = read_key_file(self.key_file)
+        return Keyring({key_id: key})
+
+    def mint(self, owner: str, key_id: int = 0) -> str:
+        host, _, port = owner.rpartition(":")
+        return self.keyring().mint(key_id, (host.strip("[]"), int(port)))
