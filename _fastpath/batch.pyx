@@ -3,7 +3,7 @@
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from _fastpath.atomics cimport store32
+from _fastpath.atomics cimport fence_release, store32, store64
 from _fastpath.sockets cimport (
     EAGAIN,
     EINTR,
@@ -172,6 +172,7 @@ cdef void batch_commit(Batch* batch, uint32_t packets_counter, uint32_t bytes_co
     cdef uint32_t other = 1 - (state.active & 1)
     cdef Counters* counters = &state.counters[other]
     cdef uint32_t i
+    fence_release()                   # the switch that made this block invalid is seen before anything written to it now
     memcpy(counters, &state.counters[1 - other], sizeof(Counters))
     for i in range(batch.count):
         counters.value[state.verdict[i]] += 1
@@ -179,7 +180,7 @@ cdef void batch_commit(Batch* batch, uint32_t packets_counter, uint32_t bytes_co
     counters.value[bytes_counter] += batch.bytes
     counters.value[BATCHES] += 1
     counters.value[BATCH_BUCKETS + size_bucket(batch.count)] += 1
-    counters.batch = state.number
+    store64(&counters.batch, state.number)
     store32(&state.active, other)
     for i in range(batch.count):
         rearm(batch, i)

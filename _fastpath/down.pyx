@@ -91,7 +91,7 @@ cdef uint8_t answered(Router* router, Flow* flow) noexcept nogil:
     """The owner answered a check: the flow is established, and an ICE restart's token is its own now."""
     flow.answered = router.tick
     if flow.pending_owner == owner_of(flow) and flow.pending_token:
-        flow_retoken(&router.flows, flow, flow.pending_token)
+        flow_retoken(&router.flows, flow, flow.pending_token, router.tick)
         flow_contend(&router.flows, flow, NO_PEER, 0)
     if flow.state == FLOW_ESTABLISHED:
         return DOWN_ANSWER
@@ -108,7 +108,7 @@ cdef uint8_t from_contender(Router* router, Flow* flow, const Endpoint* sender) 
     if flow.state == FLOW_ESTABLISHED and router.tick - flow.answered < router.owner_hold_ticks:
         return DOWN_OWNER_LIVE
     flow_route(&router.flows, flow, contender, contender)
-    flow_retoken(&router.flows, flow, flow.pending_token)
+    flow_retoken(&router.flows, flow, flow.pending_token, router.tick)
     flow_contend(&router.flows, flow, NO_PEER, 0)
     flow_establish(&router.flows, flow)
     flow.seen = router.tick

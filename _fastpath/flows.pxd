@@ -145,7 +145,7 @@ cdef uint32_t flows_repair(FlowTable* table) noexcept nogil
 cdef uint32_t flows_sweep(FlowTable* table, uint32_t tick, uint32_t budget, uint32_t flow_ticks, uint32_t half_open_ticks) noexcept nogil
 cdef Flow* flow_open(FlowTable* table, const FlowSeed* seed) noexcept nogil
 cdef void flow_free(FlowTable* table, Flow* flow) noexcept nogil
-cdef void flow_retoken(FlowTable* table, Flow* flow, uint64_t token) noexcept nogil
+cdef void flow_retoken(FlowTable* table, Flow* flow, uint64_t token, uint32_t tick) noexcept nogil
 cdef void flow_establish(FlowTable* table, Flow* flow) noexcept nogil
 cdef void flow_route(FlowTable* table, Flow* flow, uint16_t next_hop, uint16_t owner) noexcept nogil
 cdef void flow_contend(FlowTable* table, Flow* flow, uint16_t owner, uint64_t token) noexcept nogil

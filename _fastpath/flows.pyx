@@ -165,13 +165,19 @@ cdef Flow* eviction_victim(FlowTable* table, uint64_t token, uint32_t tick) noex
     return victim if count >= FLOWS_PER_TOKEN else NULL
 
 
+cdef void make_room(FlowTable* table, uint64_t token, uint32_t tick) noexcept nogil:
+    """Before a flow joins a token's: one of that token's own goes if it would be the ninth."""
+    cdef Flow* victim = eviction_victim(table, token, tick)
+    if victim != NULL:
+        table.events[FLOWS_EVICTED] += 1
+        flow_free(table, victim)
+    keep_indexes_short(table)
+
+
 cdef Flow* flow_open(FlowTable* table, const FlowSeed* seed) noexcept nogil:
     """A new flow for a key that has none; NULL when the table is full. The token's own flows make room beyond its eighth."""
-    cdef Flow* flow = eviction_victim(table, seed.token, seed.tick)
-    if flow != NULL:
-        table.events[FLOWS_EVICTED] += 1
-        flow_free(table, flow)
-    keep_indexes_short(table)
+    cdef Flow* flow
+    make_room(table, seed.token, seed.tick)
     flow = take_free(table)
     if flow == NULL:
         return NULL
@@ -228,10 +234,10 @@ cdef void flow_establish(FlowTable* table, Flow* flow) noexcept nogil:
         store8(&flow.state, FLOW_ESTABLISHED)
 
 
-cdef void flow_retoken(FlowTable* table, Flow* flow, uint64_t token) noexcept nogil:
+cdef void flow_retoken(FlowTable* table, Flow* flow, uint64_t token, uint32_t tick) noexcept nogil:
     """The flow's session has another token now (ICE restart, or another owner)."""
     if flow.token != token:
-        keep_indexes_short(table)
+        make_room(table, token, tick)
         chain_unlink(table, flow)
         flow.token = token
         chain_link(table, flow)
@@ -258,7 +264,7 @@ cdef void flow_contend(FlowTable* table, Flow* flow, uint16_t owner, uint64_t to
 # ------------------------------------------------------------------------------------------------------------- the whole table
 
 cdef uint32_t flows_sweep(FlowTable* table, uint32_t tick, uint32_t budget, uint32_t flow_ticks, uint32_t half_open_ticks) noexcept nogil:
-    """Looks at the next `budget` flows and frees those not heard of for too long; how many were freed."""
+    """Looks at the next `budget` flows and frees those not heard of, or not answered, for too long; how many were freed."""
     cdef uint32_t freed = 0
     cdef uint32_t step
     cdef uint32_t at = table.header.sweep_at
@@ -269,7 +275,7 @@ cdef uint32_t flows_sweep(FlowTable* table, uint32_t tick, uint32_t budget, uint
         flow = &table.flows[at]
         at += 1
         if flow.state == FLOW_ESTABLISHED and tick - flow.seen > flow_ticks or \
-                flow.state == FLOW_HALF_OPEN and tick - flow.seen > half_open_ticks:
+                flow.state == FLOW_HALF_OPEN and tick - flow.opened > half_open_ticks:
             flow_free(table, flow)
             freed += 1
     table.header.sweep_at = at
@@ -318,7 +324,7 @@ cdef bint flow_copy(const FlowTable* sibling, const uint8_t* key, uint32_t hash,
         word = load32(&sibling.by_key[at])
         if word == WORD_EMPTY:
             return False
-        if word != WORD_TOMBSTONE and ((word ^ hash) & WORD_TAG) == 0 and (word & WORD_NUMBER) <= sibling.header.max_flows:
+        if word != WORD_TOMBSTONE and ((word ^ hash) & WORD_TAG) == 0 and 0 < (word & WORD_NUMBER) <= sibling.header.max_flows:
             if copy_stable(sibling, &sibling.flows[(word & WORD_NUMBER) - 1], key, copy):
                 return True
         at = (at + 1) & sibling.mask

@@ -51,3 +51,4 @@ cdef class Slot:
     cdef BatchState* state
     cdef object view
     cdef object buffer
+    cdef bint sections_fit(self, uint64_t buffer_bytes)

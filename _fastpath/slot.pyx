@@ -100,10 +100,18 @@ cdef class Slot:
         cdef SlotHeader* header = slot.header
         if memcmp(header.magic, MAGIC, 8) or header.layout != SLOT_LAYOUT or header.checksum != layout_checksum():
             raise SlotError("not a slot of this version")
-        if header.total_bytes != <uint64_t>len(buffer) or <uint64_t>slot_bytes(header.max_flows) != header.total_bytes:
+        if not 1 <= header.max_flows <= FLOWS_MAX or not slot.sections_fit(len(buffer)):
             raise SlotError("a slot of another size")
         slot.state = <BatchState*>(slot.memory + header.batch_at)
         return slot
+
+    cdef bint sections_fit(self, uint64_t buffer_bytes):
+        """Every section lies where this build puts it for so many flows, and the buffer ends with the last one."""
+        cdef SlotHeader* header = self.header
+        cdef uint64_t peers_at = SLOT_HEADER_ROOM + section(flows_bytes(header.max_flows))
+        cdef uint64_t batch_at = peers_at + section(peers_bytes(peers_for(header.max_flows)))
+        return header.flows_at == SLOT_HEADER_ROOM and header.peers_at == peers_at and header.batch_at == batch_at \
+            and header.total_bytes == batch_at + section(batch_bytes()) and header.total_bytes == buffer_bytes
 
     def format(self, max_flows: int, secret: bytes) -> None:
         cdef SlotHeader* header = self.header
@@ -191,11 +199,15 @@ cdef class Slot:
     def counters(self) -> dict[str, int]:
         """All counters of finished batches, consistent with each other."""
         cdef uint32_t active
+        cdef uint64_t batch
+        if self.state == NULL:
+            raise SlotError("neither created nor opened")
         while True:
             active = load32(&self.state.active) & 1
+            batch = load64(&self.state.counters[active].batch)
             values = [load64(&self.state.counters[active].value[i]) for i in range(COUNTERS)]
-            # A block is written again only two switches later, so it was whole if it is still the valid one.
-            if load32(&self.state.active) & 1 == active:
+            # A block is written only while the other is valid: valid still, and of the same batch, it was not written meanwhile.
+            if load32(&self.state.active) & 1 == active and load64(&self.state.counters[active].batch) == batch:
                 return dict(zip(COUNTER_NAMES, values, strict=True))
 
     def events(self) -> dict[str, int]:

@@ -221,6 +221,8 @@ cdef uint8_t route_new_token(Router* router, Packet* packet, uint32_t socket, Fl
         count_token(router, route.key_id, OUTCOME_FOREIGN_OWNER)
         return UP_FOREIGN_OWNER
     count_token(router, route.key_id, OUTCOME_VERIFIED)
+    if flow == NULL and load32(router.draining):
+        return UP_DRAINING
     owner = peer_intern(&router.peers, &route.owner)
     if owner == NO_PEER:
         return UP_PEERS_FULL
@@ -238,8 +240,6 @@ cdef uint8_t route_new_token(Router* router, Packet* packet, uint32_t socket, Fl
 cdef uint8_t open_flow(Router* router, Packet* packet, uint32_t socket, uint16_t owner, uint64_t token,
                        uint64_t nonce) noexcept nogil:
     cdef FlowSeed seed
-    if load32(router.draining):
-        return UP_DRAINING
     if router.flows.header.half_open >= router.max_half_open:
         return UP_HALF_OPEN_FULL
     seed.key = envelope_key(packet.payload)

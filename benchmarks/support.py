@@ -4,6 +4,7 @@ Rules: a process is ended by its own pid and nothing else; whatever it wrote to 
 fails; ports are found by binding port 0; no clock is read here, a deadline is a number of tries.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -215,14 +216,17 @@ class RelayProcess(Process):
         """(status, body) of an admin page; status 0 when nobody answers."""
         return fetch(f"http://{self.admin}{path}")
 
+    def children(self) -> dict[str, int]:
+        """Name -> pid of the launcher's processes. By name, not by command line: that is the launcher's own for all."""
+        found = {}
+        for child in psutil.Process(self.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ended in this very moment
+                found[child.name()] = child.pid
+        return found
+
     def worker_pids(self) -> list[int]:
-        """The processes that carry packets. By name only: the command line of every child is the launcher's, which
-        contains `--workers`, and the admin process is not to be charged to the packets."""
-        children = psutil.Process(self.pid).children(recursive=True)
-        pids = [child.pid for child in children if "worker" in child.name()]
-        if not pids:
-            raise self.failure(f"no worker among {[child.name() for child in children]}")
-        return pids
+        """The processes that carry packets; the admin process is not to be charged to them."""
+        return sorted(pid for name, pid in self.children().items() if "worker" in name)
 
     def metrics(self) -> dict[str, float]:
         """Every sample of the Prometheus page, by its name with labels."""

@@ -65,12 +65,14 @@ def build(
     networks = _backends(backends, listen)
     plan = cpus.plan(cpus_spec, workers)
     _check_workers(plan, internal)
+    internal = internal or _default_internal(networks)
+    _check_internal(internal, networks, listen)
     _check_timeouts(flow_timeout_s, half_open_timeout_s)
     if not 1 <= max_flows <= MOST_FLOWS:
         raise ConfigError(f"{max_flows} flows", where="--max-flows", mend=f"write 1 to {MOST_FLOWS}")
     return Settings(
         listen=tuple(listen),
-        internal=internal or _default_internal(networks),
+        internal=internal,
         backends=networks,
         route_keys=_route_keys(route_key_file),
         plan=plan,
@@ -113,7 +115,8 @@ def _backends(backends: Sequence[Network], listen: Sequence[Address]) -> tuple[N
 def _default_internal(backends: Sequence[Network]) -> Address:
     """Loopback for loopback backends, else every address of the family needed; both families by one IPv6 socket."""
     if all(network.is_loopback for network in backends):
-        return Address("127.0.0.1", 0, AF_INET)
+        only_ipv6 = all(network.version == 6 for network in backends)
+        return Address("::1", 0, AF_INET6) if only_ipv6 else Address("127.0.0.1", 0, AF_INET)
     if all(network.version == 4 for network in backends):
         return Address("0.0.0.0", 0, AF_INET)
     return Address("::", 0, AF_INET6)
@@ -125,6 +128,19 @@ def _check_workers(plan: Plan, internal: Address | None) -> None:
     if internal and internal.port and internal.port + plan.workers - 1 > 65535:
         what = f"worker {plan.workers - 1} would take port {internal.port + plan.workers - 1}"
         raise ConfigError(what, where=f"--internal {internal}", mend="choose a lower port; worker i takes PORT+i")
+
+
+def _check_internal(internal: Address, backends: Sequence[Network], listen: Sequence[Address]) -> None:
+    """The internal socket must be able to name at least one backend, and be another one than the public ones."""
+    host = ipaddress.ip_address(internal.host)
+    reaches_both = host.version == 6 and host.is_unspecified
+    if not reaches_both and all(network.version != host.version for network in backends):
+        what = f"an IPv{host.version} socket reaches none of --backends"
+        raise ConfigError(
+            what, where=f"--internal {internal}", mend="take an address of their family, or [::] for both"
+        )
+    if internal.port and internal in listen:
+        raise ConfigError("that is also a --listen address", where=f"--internal {internal}", mend="take another port")
 
 
 def _check_timeouts(flow_s: float, half_open_s: float) -> None:

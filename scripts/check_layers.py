@@ -24,7 +24,10 @@ PROJECT = ("_fastpath", "relay", "transceiver")
 LAYERS: tuple[tuple[int, str], ...] = (
     (0, "_fastpath _fastpath.siphash _fastpath.atomics _fastpath.sockets _fastpath.verdicts"),
     (0, "_fastpath.wire _fastpath.wire.* _fastpath.peers _fastpath.flows relay transceiver"),
-    (1, "_fastpath.batch _fastpath.slot _fastpath.router _fastpath.up _fastpath.down _fastpath.forward _fastpath._testing"),
+    (
+        1,
+        "_fastpath.batch _fastpath.slot _fastpath.router _fastpath.up _fastpath.down _fastpath.forward _fastpath._testing",
+    ),
     (1, "_fastpath.media _fastpath.opus"),
     (2, "relay.runtime relay.runtime.*"),
     (3, "transceiver.ice transceiver.dtls transceiver.srtp transceiver.sdp transceiver.sctp"),

@@ -7,8 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,7 @@ import pytest
 from benchmarks.support import Echo, free_port, write_key_file
 from relay.runtime.config import parse_address
 from tests.support.asker import ask, binding_request
-from tests.support.relays import Relay
+from tests.support.relays import Relay, until
 
 UDP = socket.SOCK_DGRAM
 
@@ -110,7 +108,7 @@ def test_health_and_drain(key_file: Path) -> None:
             assert client.recv(2048) == media
             with socket.socket(socket.AF_INET, UDP) as newcomer:
                 newcomer.sendto(binding_request(relay.mint(echo.address)), address.sockaddr)
-            pause_until(lambda: relay.total("ufrag_relay_drops_total", reason="draining") == 1)
+            until(lambda: relay.total("ufrag_relay_drops_total", reason="draining") == 1)
             assert relay.total("ufrag_relay_flows") == 1
             assert relay.total("ufrag_relay_draining") == 1
             relay.check_books()
@@ -131,16 +129,7 @@ def test_a_second_signal_ends_at_once(key_file: Path, second: signal.Signals) ->
 
 
 def wait_for_status(relay: Relay, path: str, status: int) -> None:
-    pause_until(lambda: relay.status(path) == status)
-
-
-def pause_until(true: Callable[[], bool]) -> None:
-    pause = threading.Event()
-    for _ in range(200):
-        if true():
-            return
-        pause.wait(0.03)
-    raise AssertionError("never became true")
+    until(lambda: relay.status(path) == status)
 
 
 def test_flows_expire(key_file: Path) -> None:
@@ -155,7 +144,7 @@ def test_flows_expire(key_file: Path) -> None:
         ) as relay,
     ):
         assert ask(relay.mint(echo.address), parse_address(relay.target))[2]
-        pause_until(lambda: relay.total("ufrag_relay_flows") == 0)
+        until(lambda: relay.total("ufrag_relay_flows") == 0)
         assert relay.total("ufrag_relay_flows_expired_total") == 1
 
 

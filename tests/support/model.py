@@ -86,11 +86,15 @@ class Model:
     def unlink(self, flow: Flow) -> None:
         self.chains[flow.token].remove(flow)
 
-    def open(self, flow: Flow) -> bool:
-        chain = self.chains.get(flow.token, [])
+    def make_room(self, token: bytes) -> None:
+        """A token's ninth flow pushes out one of its own."""
+        chain = self.chains.get(token, [])
         if len(chain) >= FLOWS_PER_TOKEN:
             self.drop(max(chain, key=lambda each: (not each.established, self.since(each.seen))))
             self.events["flows_evicted"] += 1
+
+    def open(self, flow: Flow) -> bool:
+        self.make_room(flow.token)
         if self.free:
             flow.number = self.free.pop()
         elif self.high_water < self.max_flows:
@@ -110,9 +114,16 @@ class Model:
 
     def retoken(self, flow: Flow, token: bytes) -> None:
         if flow.token != token:
+            self.make_room(token)
             self.unlink(flow)
             flow.token = token
             self.link(flow)
+
+    def overdue(self, flow: Flow) -> bool:
+        """Silent for too long, or for too long without its owner's answer, whatever its client sends."""
+        if flow.established:
+            return self.since(flow.seen) > self.flow_ticks
+        return self.since(flow.opened) > self.half_open_ticks
 
     def sweep(self, budget: int) -> int:
         freed = 0
@@ -120,7 +131,7 @@ class Model:
             self.sweep_at = 0 if self.sweep_at >= self.high_water else self.sweep_at
             flow = next((each for each in self.flows.values() if each.number == self.sweep_at), None)
             self.sweep_at += 1
-            if flow and self.since(flow.seen) > (self.flow_ticks if flow.established else self.half_open_ticks):
+            if flow and self.overdue(flow):
                 self.drop(flow)
                 freed += 1
         return freed

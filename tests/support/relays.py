@@ -13,10 +13,9 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
-
-import psutil
 
 from _fastpath.wire.token import Keyring
 from benchmarks.support import RelayProcess, Result, Words, read_key_file
@@ -62,8 +61,7 @@ class Relay(RelayProcess):
 
     def kill_worker(self, index: int) -> int:
         """SIGKILL to one worker, by the pid it is known by; returns that pid."""
-        named = {child.name(): child.pid for child in psutil.Process(self.pid).children(recursive=True)}
-        pid = named[f"relay-worker-{index}"]
+        pid = self.children()[f"relay-worker-{index}"]
         os.kill(pid, signal.SIGKILL)
         return pid
 
@@ -111,3 +109,13 @@ class Relay(RelayProcess):
     def mint(self, owner: str, key_id: int = 0) -> str:
         host, _, port = owner.rpartition(":")
         return self.keyring().mint(key_id, (host.strip("[]"), int(port)))
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Asks again and again, for some seconds: for what another process does and nothing tells."""
+    pause = threading.Event()
+    for _ in range(300):
+        if true():
+            return
+        pause.wait(0.02)
+    raise AssertionError("never became true")

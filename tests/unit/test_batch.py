@@ -10,6 +10,9 @@ from __future__ import annotations
 import os
 import select
 import socket
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -343,3 +346,32 @@ def test_a_send_down_that_fails_costs_its_own_packet_only(sockets: Sockets) -> N
     counters = slot.counters()
     assert (counters["down_media"], counters["down_send_refused"]) == (2, 1)
     assert_books_balance(slot)
+
+
+FLOOD = """
+import socket, sys
+sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sender.connect(("127.0.0.1", int(sys.argv[1])))
+while True:
+    sender.send(b"x")
+"""
+
+
+@pytest.mark.native
+def test_counters_read_while_a_worker_counts_are_of_one_batch(sockets: Sockets) -> None:
+    """A reader may be slower than two commits: the block it reads is then written again under it."""
+    slot = Slot.create(memory_of(64), 64, SECRET)
+    worker = threading.Thread(target=sockets.worker(slot).run)
+    worker.start()
+    flood = subprocess.Popen([sys.executable, "-c", FLOOD, str(local_of(sockets)[1])])
+    try:
+        while slot.counters()["packets_up"] == 0:
+            assert flood.poll() is None
+        for _ in range(60_000):
+            assert_books_balance(slot)
+    finally:
+        flood.kill()
+        flood.wait()
+        slot.stopping = True
+        os.eventfd_write(sockets.wake, 1)
+        worker.join()

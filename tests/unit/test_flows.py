@@ -188,6 +188,21 @@ def test_indexes_under_long_churn(tokens: int, share: int) -> None:
         assert relay.slot.events()["index_rebuilds"] > 0
 
 
+def test_restarts_without_end_keep_the_index_by_token_short() -> None:
+    """A flow changes its token as often as its owner answers, and no flow is opened meanwhile to clean up."""
+    relay = Relay(Settings(max_flows=12))
+    for port in range(10):
+        relay.up(check(token(serial=port)), (CLIENT[0], 1000 + port))
+    for serial in range(100, 3000):
+        who = (CLIENT[0], 1000 + serial % 10)
+        assert relay.up(check(token(serial=serial)), who)[0] == "restart"
+        assert relay.down(framed(who, LOCAL, answer()))[0] in ("established", "answer")
+        _, by_token, words = relay.harness.index_words()
+        assert by_token <= words * 7 // 8 + 1, serial
+    assert relay.slot.events()["index_rebuilds"] > 0
+    assert relay.slot.flows() == {"established": 10, "half_open": 0}
+
+
 def fingerprint(token_text: bytes) -> int:
     """Any spread of 64 bits will do."""
     return random.Random(token_text).getrandbits(64)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 
-from tests.support.harness import LOCAL, OWNER, SECOND, Relay, Settings, token
+from tests.support.harness import LOCAL, SECOND, Relay, Settings, token
 from tests.support.oracle import Address
 from tests.support.packets import RTP, answer, check, framed
 
@@ -63,10 +63,9 @@ def test_a_known_owner_needs_no_new_number() -> None:
 
 def test_numbers_of_owners_without_flows_are_used_again() -> None:
     relay = full_relay()
-    relay.tick += 4 * SECOND
     for number in range(10, MOST_OWNERS):
-        relay.up(RTP, client(number))
-    relay.tick += 2 * SECOND
+        relay.down(framed(client(number), LOCAL, answer()), owner(number))
+    relay.tick += 6 * SECOND
     assert relay.harness.sweep(200) == 10
     assert relay.up(check(token(owner(100))), client(100)) == ("peers_full", None)
     collect(relay)
@@ -95,14 +94,20 @@ def test_an_owner_that_only_contends_keeps_its_number() -> None:
 
 def test_a_refused_flow_holds_its_number_until_the_next_collection_only() -> None:
     """Checks that are turned away for another reason cannot use up the numbers."""
+    relay = Relay(Settings(max_flows=200, max_half_open=1))
+    verdicts = [relay.up(check(token(owner(number))), client(number))[0] for number in range(MOST_OWNERS + 5)]
+    assert verdicts == ["opened"] + ["half_open_full"] * (MOST_OWNERS - 1) + ["peers_full"] * 5
+    collect(relay)
+    assert relay.up(check(token(owner(99))), client(99))[0] == "half_open_full"
+
+
+def test_a_draining_relay_gives_no_numbers() -> None:
     relay = Relay(Settings(max_flows=200))
     relay.slot.draining = True
-    verdicts = [relay.up(check(token(owner(number))), client(number))[0] for number in range(MOST_OWNERS + 5)]
-    assert verdicts == ["draining"] * MOST_OWNERS + ["peers_full"] * 5
+    verdicts = {relay.up(check(token(owner(number))), client(number))[0] for number in range(MOST_OWNERS + 5)}
+    assert verdicts == {"draining"}
     relay.slot.draining = False
-    assert relay.up(check(token(OWNER)))[0] == "peers_full"
-    collect(relay)
-    assert relay.up(check(token(OWNER)))[0] == "opened"
+    assert relay.up(check(token(owner(99))), client(99))[0] == "opened"
 
 
 def test_a_successor_counts_references_anew() -> None:
@@ -112,6 +117,16 @@ def test_a_successor_counts_references_anew() -> None:
     assert successor.up(check(token(owner(99))), client(99))[0] == "opened"
     assert successor.up(check(token(owner(98))), client(98))[0] == "peers_full"
     assert successor.up(RTP, client(4)) == ("media", (owner(4), framed(client(4), LOCAL, RTP)))
+
+
+def test_a_successor_counts_contenders_too() -> None:
+    relay = full_relay(MOST_OWNERS - 1)
+    assert relay.up(check(token(owner(200))), client(0))[0] == "contended"
+    successor = Relay(relay.settings, relay.slot)
+    assert successor.up(check(token(owner(201))), client(99)) == ("peers_full", None)
+    collect(successor)
+    assert successor.up(check(token(owner(201))), client(99)) == ("peers_full", None)
+    assert successor.down(framed(client(0), LOCAL, answer()), owner(200))[0] == "moved"
 
 
 def test_a_successor_collects_before_its_first_packet() -> None:

@@ -107,6 +107,7 @@ def test_a_stub_leaves_out_nothing_public(stub: Path) -> None:
     assert own <= declared
 
 
+@pytest.mark.tree
 def test_every_module_has_a_stub() -> None:
     modules = {module_of(path) for path in ROOT.rglob("*.pyx")}
     assert modules <= {module_of(stub) for stub in STUBS}

@@ -1,0 +1,82 @@
+"""The route-key file: what is read, what is refused and how, and that nothing of a key is ever said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from relay import keys
+from relay.runtime.errors import ConfigError
+
+A, B = "aa" * 32, "0B" * 32
+
+
+def write(path: Path, text: str, mode: int = 0o600) -> Path:
+    path.write_text(text)
+    path.chmod(mode)
+    return path
+
+
+def test_the_first_key_mints_and_all_verify(tmp_path: Path) -> None:
+    file = write(tmp_path / "k", f"# old and new\n\n 3:{A} # newest\n0 : {B}\n")
+    loaded = keys.load(file)
+    assert loaded.minting == 3
+    assert loaded.by_id == {3: bytes.fromhex(A), 0: bytes.fromhex(B)}
+    for key_id in (0, 3):
+        token = loaded.keyring().mint(key_id, ("10.0.0.1", 5000))
+        assert loaded.keyring().verify(token.encode())[0] == "verified"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "no key in it"),
+        ("# nothing\n", "no key in it"),
+        (f"7:{A}\n", "no route key"),
+        (f"0:{A[:-1]}\n", "no route key"),
+        (f"0:{A}00\n", "no route key"),
+        (f"{A}\n", "no route key"),
+        ("0:" + "zz" * 32 + "\n", "no route key"),
+        (f"0:{A}\n0:{B}\n", "twice"),
+        ("0:ü\n", "no key file"),
+    ],
+)
+def test_what_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as caught:
+        keys.load(write(tmp_path / "k", text))
+    assert str(tmp_path / "k") in str(caught.value)
+    assert A[:-2] not in str(caught.value)
+
+
+def test_the_line_of_an_error_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="k:3"):
+        keys.load(write(tmp_path / "k", f"# one\n0:{A}\nnonsense\n"))
+
+
+@pytest.mark.parametrize("mode", [0o604, 0o606, 0o601, 0o777])
+def test_a_file_for_everybody_is_refused(tmp_path: Path, mode: int) -> None:
+    with pytest.raises(ConfigError, match="chmod 600"):
+        keys.load(write(tmp_path / "k", f"0:{A}\n", mode))
+
+
+def test_the_owners_group_may_read(tmp_path: Path) -> None:
+    """As Kubernetes mounts secrets for a pod with fsGroup."""
+    assert keys.load(write(tmp_path / "k", f"0:{A}\n", 0o640)).minting == 0
+
+
+def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="relay keys new"):
+        keys.load(tmp_path / "absent")
+
+
+def test_new_keys_differ_and_are_not_shown(tmp_path: Path) -> None:
+    keys.create(tmp_path / "k", 5)
+    assert (tmp_path / "k").stat().st_mode & 0o777 == 0o600
+    loaded = keys.load(tmp_path / "k")
+    assert loaded.minting == 5
+    assert loaded.by_id[5].hex() not in repr(loaded)
+    assert keys.new_line(0) != keys.new_line(0)
+    with pytest.raises(ConfigError, match="exists"):
+        keys.create(tmp_path / "k", 0)
+    assert keys.load(tmp_path / "k") == loaded
