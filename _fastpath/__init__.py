@@ -11,7 +11,7 @@ from importlib.util import find_spec
 __distribution__ = "ufrag"
 __version__ = "0.1.0"
 
-BUILD_COMMAND = "python setup.py build_ext --inplace"
+BUILD_COMMAND = "pip install -e ."
 
 if find_spec("_fastpath.forward") is None:
     raise ImportError(

@@ -10,7 +10,6 @@ cdef extern from *:
     """
     #define UFRAG_LOAD(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
     #define UFRAG_STORE(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
-    #define UFRAG_RELAXED(p) __atomic_load_n((p), __ATOMIC_RELAXED)
     #define UFRAG_PREFETCH(p) __builtin_prefetch((p))
     static inline void ufrag_fence_release(void) { __atomic_thread_fence(__ATOMIC_RELEASE); }
     static inline void ufrag_fence_acquire(void) { __atomic_thread_fence(__ATOMIC_ACQUIRE); }
@@ -19,7 +18,6 @@ cdef extern from *:
     uint16_t load16 "UFRAG_LOAD"(const uint16_t* word) noexcept nogil
     uint32_t load32 "UFRAG_LOAD"(const uint32_t* word) noexcept nogil
     uint64_t load64 "UFRAG_LOAD"(const uint64_t* word) noexcept nogil
-    uint32_t relaxed32 "UFRAG_RELAXED"(const uint32_t* word) noexcept nogil
     void store8 "UFRAG_STORE"(uint8_t* word, uint8_t value) noexcept nogil
     void store16 "UFRAG_STORE"(uint16_t* word, uint16_t value) noexcept nogil
     void store32 "UFRAG_STORE"(uint32_t* word, uint32_t value) noexcept nogil

@@ -29,6 +29,9 @@ cdef enum:
     STAGE_IDLE = 0
     STAGE_OPEN = 1                    # received, or about to be
 
+    # A packet that kills whoever handles it must not do so for ever: from this resumption on, what is undecided is given up.
+    RESUMES_MOST = 3
+
     NO_MORE = 0                       # results of batch_receive below zero are errors
     SOCKET_DEAD = -1
 
@@ -41,7 +44,8 @@ cdef struct BatchState:               # shared memory
     uint32_t stage
     uint32_t source                   # index of the socket it came from
     uint32_t active                   # which of the two counter blocks is valid
-    uint32_t spare[11]
+    uint32_t resumes                  # how many workers have tried to finish the batch under way
+    uint32_t spare[10]
     uint8_t verdict[BATCH_MAX]
     Counters counters[2]
 
@@ -84,6 +88,7 @@ cdef void batch_format(uint8_t* memory) noexcept nogil
 cdef int batch_attach(Batch* batch, uint8_t* memory) noexcept nogil
 cdef void batch_detach(Batch* batch) noexcept nogil
 cdef uint32_t batch_resume(Batch* batch) noexcept nogil
+cdef void batch_abandon(Batch* batch, uint8_t verdict) noexcept nogil
 cdef int batch_receive(Batch* batch, int fd, uint32_t source, uint32_t most) noexcept nogil
 cdef void batch_send(Batch* batch, int fd, uint8_t no_room, uint8_t too_big, uint8_t refused) noexcept nogil
 cdef void batch_commit(Batch* batch, uint32_t packets_counter, uint32_t bytes_counter) noexcept nogil

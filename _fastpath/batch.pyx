@@ -36,10 +36,6 @@ cdef void batch_format(uint8_t* memory) noexcept nogil:
         received[i].msg_len = NOT_TAKEN
 
 
-cdef void* zeroed(size_t count, size_t size) noexcept nogil:
-    return calloc(count, size)
-
-
 cdef int batch_attach(Batch* batch, uint8_t* memory) noexcept nogil:
     """Finds the shared part and allocates the private one; -1 without memory."""
     memset(batch, 0, sizeof(Batch))
@@ -48,13 +44,13 @@ cdef int batch_attach(Batch* batch, uint8_t* memory) noexcept nogil:
     batch.names = memory + STATE_ROOM + RECEIVED_ROOM
     batch.controls = batch.names + BATCH_MAX * NAME_ROOM
     batch.arena = batch.controls + BATCH_MAX * CONTROL_ROOM
-    batch.receive_vectors = <iovec*>zeroed(BATCH_MAX, sizeof(iovec))
-    batch.packets = <Packet*>zeroed(BATCH_MAX, sizeof(Packet))
-    batch.messages = <mmsghdr*>zeroed(BATCH_MAX, sizeof(mmsghdr))
-    batch.send_vectors = <iovec*>zeroed(BATCH_MAX, sizeof(iovec))
-    batch.send_names = <uint8_t*>zeroed(BATCH_MAX, NAME_ROOM)
-    batch.send_controls = <uint8_t*>zeroed(BATCH_MAX, CONTROL_ROOM)
-    batch.packet_of = <uint16_t*>zeroed(BATCH_MAX, sizeof(uint16_t))
+    batch.receive_vectors = <iovec*>calloc(BATCH_MAX, sizeof(iovec))
+    batch.packets = <Packet*>calloc(BATCH_MAX, sizeof(Packet))
+    batch.messages = <mmsghdr*>calloc(BATCH_MAX, sizeof(mmsghdr))
+    batch.send_vectors = <iovec*>calloc(BATCH_MAX, sizeof(iovec))
+    batch.send_names = <uint8_t*>calloc(BATCH_MAX, NAME_ROOM)
+    batch.send_controls = <uint8_t*>calloc(BATCH_MAX, CONTROL_ROOM)
+    batch.packet_of = <uint16_t*>calloc(BATCH_MAX, sizeof(uint16_t))
     if batch.receive_vectors == NULL or batch.packets == NULL or batch.messages == NULL or batch.send_vectors == NULL \
             or batch.send_names == NULL or batch.send_controls == NULL or batch.packet_of == NULL:
         batch_detach(batch)
@@ -113,7 +109,18 @@ cdef uint32_t batch_resume(Batch* batch) noexcept nogil:
             rearm(batch, i)
     if batch.count == 0:
         store32(&batch.state.stage, STAGE_IDLE)
+    batch.state.resumes += 1
     return batch.count
+
+
+cdef void batch_abandon(Batch* batch, uint8_t verdict) noexcept nogil:
+    """Gives all packets that have no verdict this one."""
+    cdef uint32_t i
+    batch.bytes = 0
+    for i in range(batch.count):
+        batch.bytes += batch.received[i].msg_len
+        if batch.state.verdict[i] == PENDING:
+            batch.state.verdict[i] = verdict
 
 
 cdef int batch_receive(Batch* batch, int fd, uint32_t source, uint32_t most) noexcept nogil:
@@ -121,6 +128,7 @@ cdef int batch_receive(Batch* batch, int fd, uint32_t source, uint32_t most) noe
     cdef int count
     batch.state.number += 1
     batch.state.source = source
+    batch.state.resumes = 0
     store32(&batch.state.stage, STAGE_OPEN)
     count = recvmmsg(fd, batch.received, most, MSG_DONTWAIT, NULL)
     batch.queued = 0
@@ -146,7 +154,7 @@ cdef void batch_send(Batch* batch, int fd, uint8_t no_room, uint8_t too_big, uin
             for i in range(done, done + <uint32_t>sent):
                 batch.state.verdict[batch.packet_of[i]] = batch.packets[batch.packet_of[i]].plan
             done += <uint32_t>sent
-        elif errno == EAGAIN or errno == EWOULDBLOCK or errno == ENOBUFS:
+        elif errno == EAGAIN or errno == EWOULDBLOCK or errno == ENOBUFS or errno == ENOMEM:
             # No room for this one is no room for the next: waiting here would starve the receive side instead.
             for i in range(done, batch.queued):
                 batch.state.verdict[batch.packet_of[i]] = no_room

@@ -5,11 +5,11 @@ from libc.string cimport memcmp, memcpy
 
 from _fastpath.batch cimport NAME_ROOM, CONTROL_ROOM, Packet, name_of, payload_of
 from _fastpath.flows cimport (
-    FLOW_ESTABLISHED, Flow, flow_contend, flow_establish, flow_find, flow_retoken, flow_route, key_hash,
+    FLOW_ESTABLISHED, Flow, flow_remember, flow_establish, flow_find, flow_retoken, flow_route, key_hash,
     next_hop_of, owner_of, prefetch_flow, prefetch_word,
 )
 from _fastpath.peers cimport NO_PEER
-from _fastpath.router cimport Public
+from _fastpath.router cimport ANY_TOKEN, Public
 from _fastpath.sockets cimport (
     AF_INET, CMSG_DATA, CMSG_LEN, CMSG_SPACE, IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6, IPV6_PKTINFO, MSG_TRUNC,
     cmsghdr, in6_pktinfo, in_pktinfo, mmsghdr,
@@ -46,7 +46,7 @@ cdef uint32_t decide_down(Router* router, Batch* batch) noexcept nogil:
     cdef uint8_t* verdict = batch.state.verdict
     cdef uint32_t sockets = 0
     cdef uint32_t i
-    cdef uint8_t now
+    cdef uint8_t outcome
     batch.bytes = 0
     for i in range(batch.count):
         batch.packets[i].plan = PENDING
@@ -59,11 +59,11 @@ cdef uint32_t decide_down(Router* router, Batch* batch) noexcept nogil:
             prefetch_flow(&router.flows, batch.packets[i].hash)
     for i in range(batch.count):
         if verdict[i] == PENDING:
-            now = route_down(router, &batch.packets[i], name_of(batch, i))
-            if now >= FIRST_DOWN_DROP:
-                verdict[i] = now
+            outcome = route_down(router, &batch.packets[i], name_of(batch, i))
+            if outcome >= FIRST_DOWN_DROP:
+                verdict[i] = outcome
             else:
-                batch.packets[i].plan = now
+                batch.packets[i].plan = outcome
                 sockets |= <uint32_t>1 << batch.packets[i].target
     return sockets
 
@@ -72,14 +72,12 @@ cdef inline uint8_t route_down(Router* router, Packet* packet, const void* sende
     cdef Flow* flow = flow_find(&router.flows, envelope_key(packet.payload), packet.hash)
     cdef Endpoint sender
     cdef bint answer = is_binding_success(packet.payload, packet.length)
+    from_sockaddr(sender_name, sender.address, sender.port)
     if flow == NULL:
-        flow = adopt(router, packet)
+        flow = adopt(router, packet, &sender, ANY_TOKEN)
         if flow == NULL:
             return DOWN_NO_FLOW
-    if flow.socket >= router.public_count:
-        return DOWN_NO_FLOW                       # adopted from a sibling that listened elsewhere
     packet.target = flow.socket
-    from_sockaddr(sender_name, sender.address, sender.port)
     if memcmp(&sender, &router.peers.peers[next_hop_of(flow)].endpoint, ENDPOINT_BYTES) != 0:
         return from_contender(router, flow, &sender) if answer else DOWN_NOT_NEXT_HOP
     if flow.seen != router.tick:
@@ -88,11 +86,16 @@ cdef inline uint8_t route_down(Router* router, Packet* packet, const void* sende
 
 
 cdef uint8_t answered(Router* router, Flow* flow) noexcept nogil:
-    """The owner answered a check: the flow is established, and an ICE restart's token is its own now."""
+    """The owner answered a check: the flow is established.
+
+    After an ICE restart the new token becomes the flow's own, but only when the old one has not been used for as long as an owner is
+    held: an answer does not say which check it is for, and a check that only names another session must not re-name this flow.
+    """
     flow.answered = router.tick
-    if flow.pending_owner == owner_of(flow) and flow.pending_token:
-        flow_retoken(&router.flows, flow, flow.pending_token, router.tick)
-        flow_contend(&router.flows, flow, NO_PEER, 0)
+    if flow.pending_owner == owner_of(flow) and flow.pending_token \
+            and <uint16_t>(router.tick - flow.checked) > router.owner_hold_ticks:
+        flow_retoken(&router.flows, flow, flow.pending_token)
+        flow_remember(&router.flows, flow, NO_PEER, 0)
     if flow.state == FLOW_ESTABLISHED:
         return DOWN_ANSWER
     flow_establish(&router.flows, flow)
@@ -108,8 +111,8 @@ cdef uint8_t from_contender(Router* router, Flow* flow, const Endpoint* sender) 
     if flow.state == FLOW_ESTABLISHED and router.tick - flow.answered < router.owner_hold_ticks:
         return DOWN_OWNER_LIVE
     flow_route(&router.flows, flow, contender, contender)
-    flow_retoken(&router.flows, flow, flow.pending_token, router.tick)
-    flow_contend(&router.flows, flow, NO_PEER, 0)
+    flow_retoken(&router.flows, flow, flow.pending_token)
+    flow_remember(&router.flows, flow, NO_PEER, 0)
     flow_establish(&router.flows, flow)
     flow.seen = router.tick
     flow.answered = router.tick

@@ -6,8 +6,8 @@ fetched ahead for a whole batch. 96 + about 16 bytes a flow, all told below 128.
 
 Rules
 1. One writer, the slot's worker. Siblings may read (`flow_copy`), bounded, and take what they read only if the generation did not move.
-2. Flows never move. A flow's fields are complete before its state is stored, and its state before its index word. Live flows change
-   by single stores only, so a writer killed anywhere leaves a flow that is whole, or one whose generation is odd.
+2. Flows never move. A flow's fields are complete before its state is stored, and its state before its index word. What routes a live
+   flow changes by one store, so a writer killed anywhere leaves a flow that is whole, or one whose generation is odd.
 3. The next writer starts with `flows_repair`: both indexes, the free list, counts and peer references are built anew of the flows.
 4. No clock: time is a tick (1/16 s) that the caller passes. No sockets, no STUN.
 """
@@ -28,8 +28,9 @@ cdef enum FlowState:
 cdef enum:
     TICKS_PER_SECOND = 16
     NO_FLOW = 0xffffffff
-    FLOWS_MAX = 0xfffffd              # numbers are 24 bits of an index word
+    FLOWS_MAX = 1 << 22               # numbers are 24 bits of an index word; this is as far as rebuilding was measured
     FLOWS_PER_TOKEN = 8
+    LIVE_TICKS = 3 * TICKS_PER_SECOND # an established flow heard of this lately is never pushed out
     SIBLING_PROBES = 64               # bounds what a torn or full sibling index can cost
 
     WORD_EMPTY = 0
@@ -40,11 +41,10 @@ cdef enum:
 cdef struct Flow:                     # 96 bytes; little-endian but for the key
     uint8_t key[36]                   # as in the envelope, network order
     uint8_t state                     # FlowState, stored last
-    uint8_t flags                     # none yet
     uint8_t socket                    # index of the public socket its packets leave from
-    uint8_t spare
+    uint16_t checked                  # low bits of the tick of the last check with its own token
     uint32_t route                    # next hop (low 16 bits) and owner (high 16), one store
-    uint16_t pending_owner            # the owner that a check with another valid token named
+    uint16_t pending_owner            # the owner that a check with another valid token named, maybe the same
     uint16_t generation               # odd while the flow is being made or freed
     uint64_t token                    # keyed fingerprint of its token
     uint64_t pending_token
@@ -52,7 +52,7 @@ cdef struct Flow:                     # 96 bytes; little-endian but for the key
     uint32_t answered                 # tick of its owner's last answer to a check
     uint32_t opened                   # tick it was made
     uint32_t bucket                   # rate bucket; not used yet
-    uint64_t nonce                    # the token's random bits: names the session outside this relay
+    uint64_t nonce                    # random bits of the token it was made by, 0 once it has another: names the session
     uint32_t hash                     # of the key; places it in the index
     uint32_t link                     # next flow of the same token, or next free flow
 
@@ -145,8 +145,10 @@ cdef uint32_t flows_repair(FlowTable* table) noexcept nogil
 cdef uint32_t flows_sweep(FlowTable* table, uint32_t tick, uint32_t budget, uint32_t flow_ticks, uint32_t half_open_ticks) noexcept nogil
 cdef Flow* flow_open(FlowTable* table, const FlowSeed* seed) noexcept nogil
 cdef void flow_free(FlowTable* table, Flow* flow) noexcept nogil
-cdef void flow_retoken(FlowTable* table, Flow* flow, uint64_t token, uint32_t tick) noexcept nogil
+cdef void flow_retoken(FlowTable* table, Flow* flow, uint64_t token) noexcept nogil
 cdef void flow_establish(FlowTable* table, Flow* flow) noexcept nogil
 cdef void flow_route(FlowTable* table, Flow* flow, uint16_t next_hop, uint16_t owner) noexcept nogil
-cdef void flow_contend(FlowTable* table, Flow* flow, uint16_t owner, uint64_t token) noexcept nogil
+cdef void flow_remember(FlowTable* table, Flow* flow, uint16_t owner, uint64_t token) noexcept nogil
+cdef bint token_has_flow(const FlowTable* table, uint64_t token) noexcept nogil
+cdef bint token_is_full(const FlowTable* table, uint64_t token, uint32_t tick) noexcept nogil
 cdef bint flow_copy(const FlowTable* sibling, const uint8_t* key, uint32_t hash, FlowCopy* copy) noexcept nogil

@@ -128,7 +128,8 @@ cdef void rebuild_indexes(FlowTable* table) noexcept nogil:
 
 
 cdef void keep_indexes_short(FlowTable* table) noexcept nogil:
-    """Tombstones that pile up would make misses long; a rebuild costs some 20 ns a flow and comes after as many removals."""
+    """Tombstones that pile up would make misses long. A rebuild takes 3 ms for 131,072 flows, 60 ns each where they do not fit the
+    caches any more, and comes after an eighth as many removals as the index has words, at the earliest."""
     cdef uint32_t most = table.mask - table.mask // 8
     if table.header.key_words > most or table.header.token_words > most:
         table.events[INDEX_REBUILDS] += 1
@@ -152,32 +153,59 @@ cdef Flow* take_free(FlowTable* table) noexcept nogil:
     return flow
 
 
-cdef Flow* eviction_victim(FlowTable* table, uint64_t token, uint32_t tick) noexcept nogil:
-    """When a token has all the flows it may have: its half-open flow unheard of for longest, else its established one. NULL: room."""
+cdef bint goes_before(const Flow* a, const Flow* b, uint32_t tick) noexcept nogil:
+    """Which of a token's flows is pushed out first: half-open ones, then the one unheard of for longest, then the newer."""
+    if a.state != b.state:
+        return a.state < b.state
+    if a.seen != b.seen:
+        return tick - a.seen > tick - b.seen
+    return tick - a.opened < tick - b.opened
+
+
+cdef Flow* eviction_victim(const FlowTable* table, uint64_t token, uint32_t tick, int* count) noexcept nogil:
+    """The flow of a token that would be pushed out, NULL if none may be, and how many flows it has."""
     cdef Flow* flow = chain_head(table, token)
     cdef Flow* victim = flow
-    cdef int count = 0
+    count[0] = 0
     while flow != NULL:
-        count += 1
-        if flow.state < victim.state or (flow.state == victim.state and tick - flow.seen > tick - victim.seen):
+        count[0] += 1
+        if goes_before(flow, victim, tick):
             victim = flow
         flow = &table.flows[flow.link] if flow.link != NO_FLOW else NULL
-    return victim if count >= FLOWS_PER_TOKEN else NULL
+    if victim != NULL and victim.state == FLOW_ESTABLISHED and tick - victim.seen <= LIVE_TICKS:
+        return NULL
+    return victim
 
 
-cdef void make_room(FlowTable* table, uint64_t token, uint32_t tick) noexcept nogil:
-    """Before a flow joins a token's: one of that token's own goes if it would be the ninth."""
-    cdef Flow* victim = eviction_victim(table, token, tick)
-    if victim != NULL:
-        table.events[FLOWS_EVICTED] += 1
-        flow_free(table, victim)
+cdef bint token_has_flow(const FlowTable* table, uint64_t token) noexcept nogil:
+    return chain_head(table, token) != NULL
+
+
+cdef bint token_is_full(const FlowTable* table, uint64_t token, uint32_t tick) noexcept nogil:
+    """It has as many flows as it may, and all are alive."""
+    cdef int count
+    return eviction_victim(table, token, tick, &count) == NULL and count >= FLOWS_PER_TOKEN
+
+
+cdef bint make_room(FlowTable* table, uint64_t token, uint32_t tick) noexcept nogil:
+    """Before a flow is made: one of its token's own goes if it would be the ninth; False when none may go."""
+    cdef int count
+    cdef Flow* victim = eviction_victim(table, token, tick, &count)
     keep_indexes_short(table)
+    if count < FLOWS_PER_TOKEN:
+        return True
+    if victim == NULL:
+        return False
+    table.events[FLOWS_EVICTED] += 1
+    flow_free(table, victim)
+    return True
 
 
 cdef Flow* flow_open(FlowTable* table, const FlowSeed* seed) noexcept nogil:
-    """A new flow for a key that has none; NULL when the table is full. The token's own flows make room beyond its eighth."""
+    """A new flow for a key that has none; NULL when the table or the token is full. A token's ninth flow pushes out its own."""
     cdef Flow* flow
-    make_room(table, seed.token, seed.tick)
+    if not make_room(table, seed.token, seed.tick):
+        return NULL
     flow = take_free(table)
     if flow == NULL:
         return NULL
@@ -197,8 +225,8 @@ cdef Flow* flow_open(FlowTable* table, const FlowSeed* seed) noexcept nogil:
 
 cdef void fill(Flow* flow, const FlowSeed* seed) noexcept nogil:
     memcpy(flow.key, seed.key, KEY_BYTES)
-    flow.flags = 0
     flow.socket = seed.socket
+    flow.checked = <uint16_t>seed.tick
     flow.route = route_word(seed.next_hop, seed.owner)
     flow.pending_owner = 0
     flow.token = seed.token
@@ -234,13 +262,18 @@ cdef void flow_establish(FlowTable* table, Flow* flow) noexcept nogil:
         store8(&flow.state, FLOW_ESTABLISHED)
 
 
-cdef void flow_retoken(FlowTable* table, Flow* flow, uint64_t token, uint32_t tick) noexcept nogil:
-    """The flow's session has another token now (ICE restart, or another owner)."""
-    if flow.token != token:
-        make_room(table, token, tick)
-        chain_unlink(table, flow)
-        flow.token = token
-        chain_link(table, flow)
+cdef void flow_retoken(FlowTable* table, Flow* flow, uint64_t token) noexcept nogil:
+    """The flow's session has another token now (ICE restart, or another owner). A token that has its flows already gets no other
+    this way: nobody's flow is pushed out by somebody's restart. Its checks are then verified each time, which is all it loses."""
+    cdef int count
+    eviction_victim(table, token, flow.seen, &count)
+    if flow.token == token or count >= FLOWS_PER_TOKEN:
+        return
+    keep_indexes_short(table)
+    chain_unlink(table, flow)
+    flow.token = token
+    flow.nonce = 0
+    chain_link(table, flow)
 
 
 cdef void flow_route(FlowTable* table, Flow* flow, uint16_t next_hop, uint16_t owner) noexcept nogil:
@@ -252,8 +285,8 @@ cdef void flow_route(FlowTable* table, Flow* flow, uint16_t next_hop, uint16_t o
     peer_release(table.peers, <uint16_t>(before >> 16))
 
 
-cdef void flow_contend(FlowTable* table, Flow* flow, uint16_t owner, uint64_t token) noexcept nogil:
-    """Remembers the owner and token that a check named; 0, 0 forgets."""
+cdef void flow_remember(FlowTable* table, Flow* flow, uint16_t owner, uint64_t token) noexcept nogil:
+    """What a check with another valid token named: an owner and its token, until an answer decides. 0, 0 forgets."""
     if flow.pending_owner != owner:
         peer_hold(table.peers, owner)
         peer_release(table.peers, flow.pending_owner)

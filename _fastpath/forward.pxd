@@ -18,6 +18,8 @@ cdef struct Loop:
     uint32_t limits[PUBLICS_MAX + 1]  # batch size per socket, the internal one last
     uint32_t swept                    # tick of the last sweep
     uint32_t sweep_due                # flows still to be looked at
+    uint32_t handled                  # packets since epoll was last asked
+    int error                         # errno of what ended the loop
 
 cdef class Forwarder:
     cdef Loop loop

@@ -15,7 +15,9 @@ from _fastpath.atomics cimport load32, load64, store32
 from _fastpath.batch cimport (
     BATCH_MAX,
     BATCH_MIN,
+    RESUMES_MOST,
     SOCKET_DEAD,
+    batch_abandon,
     batch_attach,
     batch_commit,
     batch_detach,
@@ -51,7 +53,9 @@ cdef enum:
     WAIT_MS = 250                     # an idle worker still beats its heart and sweeps
     SWEEP_WAIT_MS = 5                 # while a sweep is under way
     SWEEP_BUDGET = 1024               # flows looked at between two batches: some microseconds
-    ROUNDS_WITHOUT_WAIT = 8           # busy sockets may not hide the others for longer
+    SWEEP_IDLE_BUDGET = 8192          # the same with nothing to forward
+    PACKETS_WITHOUT_WAIT = 256        # busy sockets may not hide the others for longer
+    DRAIN_SECONDS = 10                # silence that ends a flow while draining: twice the slowest client's checks
 
     STOPPED = 0
     SUPERSEDED = 1
@@ -86,10 +90,13 @@ cdef void finish_down(Loop* loop) noexcept nogil:
 
 cdef void resume(Loop* loop) noexcept nogil:
     """Finishes the batch that a predecessor was killed in."""
+    cdef bint down = loop.batch.state.source == INTERNAL
     if batch_resume(&loop.batch) == 0:
         return
     loop.slot.events[BATCHES_RESUMED] += 1
-    if loop.batch.state.source == INTERNAL:
+    if loop.batch.state.resumes >= RESUMES_MOST:
+        batch_abandon(&loop.batch, DOWN_ABANDONED if down else UP_ABANDONED)
+    if down:
         finish_down(loop)
     else:
         finish_up(loop, loop.batch.state.source)
@@ -102,6 +109,7 @@ cdef int serve(Loop* loop, uint32_t socket) noexcept nogil:
     cdef int count = batch_receive(&loop.batch, loop.internal if down else loop.publics[socket], socket, limit[0])
     if count <= 0:
         return count
+    loop.handled += <uint32_t>count
     if down:
         finish_down(loop)
     else:
@@ -144,10 +152,11 @@ cdef int wait(Loop* loop, int timeout_ms, uint32_t* publics, bint* internal) noe
     return 0
 
 
-cdef void sweep(Loop* loop) noexcept nogil:
+cdef void sweep(Loop* loop, uint32_t budget) noexcept nogil:
     """Each flow is looked at about once a second, in portions; unused peers are collected at most once a tick."""
     cdef uint32_t high_water = loop.router.flows.header.high_water
     cdef uint32_t passed = loop.router.tick - loop.swept
+    cdef uint32_t flow_ticks = loop.router.flow_ticks
     cdef uint32_t portion
     if passed:
         loop.swept = loop.router.tick
@@ -155,10 +164,12 @@ cdef void sweep(Loop* loop) noexcept nogil:
             peers_collect(&loop.router.peers)
         loop.sweep_due = min(<uint64_t>high_water, loop.sweep_due + <uint64_t>passed * (high_water // TICKS_PER_SECOND + 1))
     if loop.sweep_due:
-        portion = min(loop.sweep_due, <uint32_t>SWEEP_BUDGET)
+        if load32(&loop.slot.draining):
+            flow_ticks = min(flow_ticks, <uint32_t>(DRAIN_SECONDS * TICKS_PER_SECOND))
+        portion = min(loop.sweep_due, budget)
         loop.sweep_due -= portion
-        loop.slot.events[FLOWS_EXPIRED] += flows_sweep(&loop.router.flows, loop.router.tick, portion,
-                                                       loop.router.flow_ticks, loop.router.half_open_ticks)
+        loop.slot.events[FLOWS_EXPIRED] += flows_sweep(&loop.router.flows, loop.router.tick, portion, flow_ticks,
+                                                       loop.router.half_open_ticks)
 
 
 cdef void beat(Loop* loop) noexcept nogil:
@@ -167,21 +178,25 @@ cdef void beat(Loop* loop) noexcept nogil:
         store32(&loop.slot.heart, loop.router.tick)
 
 
+cdef int failed(Loop* loop) noexcept nogil:
+    """Keeps the error where Python's own calls cannot change it."""
+    loop.error = errno
+    return FAILED
+
+
 cdef int run_loop(Loop* loop) noexcept nogil:
     cdef uint32_t publics = 0         # a bit for each public socket that may have something
     cdef bint internal = False
-    cdef int rounds = 0
     cdef int more
     cdef uint32_t socket
     beat(loop)
     flows_repair(&loop.router.flows)
     resume(loop)
     while True:
-        if rounds >= ROUNDS_WITHOUT_WAIT or not (publics or internal):
-            rounds = 0
+        if loop.handled >= PACKETS_WITHOUT_WAIT or not (publics or internal):
+            loop.handled = 0
             if wait(loop, 0 if publics or internal else SWEEP_WAIT_MS if loop.sweep_due else WAIT_MS, &publics, &internal) < 0:
-                return FAILED
-        rounds += 1
+                return failed(loop)
         if load64(&loop.slot.epoch) != loop.epoch:
             return SUPERSEDED
         if load32(&loop.slot.stopping):
@@ -191,15 +206,15 @@ cdef int run_loop(Loop* loop) noexcept nogil:
             if publics & (<uint32_t>1 << socket):
                 more = serve(loop, socket)
                 if more == SOCKET_DEAD:
-                    return FAILED
+                    return failed(loop)
                 if not more:
                     publics &= ~(<uint32_t>1 << socket)
         if internal:
             more = serve(loop, INTERNAL)
             if more == SOCKET_DEAD:
-                return FAILED
+                return failed(loop)
             internal = more != 0
-        sweep(loop)
+        sweep(loop, SWEEP_BUDGET if publics or internal else SWEEP_IDLE_BUDGET)
 
 
 # ---------------------------------------------------------------------------------------------------------------- Python's side
@@ -300,5 +315,5 @@ cdef class Forwarder:
         with nogil:
             ending = run_loop(&self.loop)
         if ending == FAILED:
-            raise OSError(errno, "a socket failed")
+            raise OSError(self.loop.error, "a socket failed")
         return "stopped" if ending == STOPPED else "superseded"

@@ -2,6 +2,7 @@
 
 from libc.string cimport memcmp, memset
 
+from _fastpath.atomics cimport fence_release
 from _fastpath.siphash cimport siphash13
 from _fastpath.wire.address cimport ENDPOINT_BYTES, to_sockaddr
 
@@ -92,6 +93,7 @@ cdef uint16_t peer_intern(PeerTable* table, const Endpoint* endpoint) noexcept n
     if number == NO_PEER:
         return NO_PEER
     peer = &table.peers[number]
+    fence_release()                   # a sibling that sees the new endpoint also sees that its flow has gone elsewhere
     memset(peer, 0, sizeof(Peer))
     peer.endpoint = endpoint[0]
     peer.name_bytes = to_sockaddr(endpoint.address, endpoint.port, table.family, peer.name)

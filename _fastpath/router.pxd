@@ -4,7 +4,7 @@ The decisions themselves are in `up` and `down`, which make no system call and r
 
 Up (from clients), by first byte and flow key:
   1. A STUN Binding Request: its token is read every time. Known flow and its own token: forward. Another valid token of the same
-     owner (ICE restart): forward, adopted on the owner's answer. Another owner: forward to it; the flow moves only when that owner
+     owner (ICE restart): forward; the flow's own from an answer of the owner on, once the old one is not used any more. Another owner: forward to it; the flow moves only when that owner
      answers and the present one has not answered a check for `owner_hold_ticks`. Unknown source: a half-open flow.
   2. Anything else that has a flow: forward by the table.
   3. Anything else: the siblings' tables, then no route.
@@ -24,6 +24,8 @@ cdef enum:
     PUBLICS_MAX = 16                  # --listen addresses
     SIBLINGS_MAX = 256                # workers of one relay
     NETWORKS_MAX = 64                 # --backends
+    ANY_TOKEN = 0
+    MAPPED_BITS = 96                  # prefix of the IPv4-mapped addresses
     INTERNAL = 255                    # the internal socket's index where public ones are 0..15
 
 cdef struct Network:

@@ -194,7 +194,7 @@ cdef class Slot:
     def flows(self) -> dict[str, int]:
         """How many flows in each state."""
         cdef FlowsHeader* flows = <FlowsHeader*>(self.memory + self.header.flows_at)
-        return {"established": relaxed(&flows.established), "half_open": relaxed(&flows.half_open)}
+        return {"established": load32(&flows.established), "half_open": load32(&flows.half_open)}
 
     def counters(self) -> dict[str, int]:
         """All counters of finished batches, consistent with each other."""
@@ -248,10 +248,6 @@ cdef class Slot:
             if flows.flows[number].state != FLOW_FREE:
                 found.append(describe(&flows.flows[number], &peers))
         return found
-
-
-cdef uint32_t relaxed(const uint32_t* word) noexcept:
-    return load32(word)
 
 
 cdef tuple endpoint_of(const PeerTable* peers, uint16_t number):

@@ -14,10 +14,6 @@ cdef extern from "<sys/socket.h>" nogil:
     int AF_INET6
     int MSG_DONTWAIT
     int MSG_TRUNC
-    int MSG_CTRUNC
-
-    struct sockaddr:
-        sa_family_t sa_family
 
     struct iovec:
         void* iov_base

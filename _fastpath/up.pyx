@@ -11,22 +11,22 @@ from libc.string cimport memcmp, memcpy
 from _fastpath.atomics cimport load32
 from _fastpath.batch cimport Packet, control_of, name_of, payload_of
 from _fastpath.flows cimport (
-    FLOW_ESTABLISHED, FLOW_HALF_OPEN, Flow, FlowCopy, FlowSeed, flow_contend, flow_copy, flow_find, flow_open,
-    key_hash, next_hop_of, owner_of, prefetch_flow, prefetch_word,
+    FLOW_ESTABLISHED, FLOW_HALF_OPEN, Flow, FlowCopy, FlowSeed, flow_remember, flow_copy, flow_find, flow_open,
+    key_hash, next_hop_of, owner_of, prefetch_flow, prefetch_word, token_has_flow, token_is_full,
 )
 from _fastpath.peers cimport NO_PEER, peer_intern
-from _fastpath.router cimport Network, Public
+from _fastpath.router cimport ANY_TOKEN, MAPPED_BITS, Network, Public
 from _fastpath.siphash cimport siphash13
-from _fastpath.sockets cimport AF_INET, CMSG_DATA, IP_PKTINFO, IPV6_PKTINFO, MSG_TRUNC, cmsghdr, in_pktinfo, mmsghdr
+from _fastpath.sockets cimport AF_INET, CMSG_DATA, IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6, IPV6_PKTINFO, MSG_TRUNC, cmsghdr, in_pktinfo, mmsghdr
 from _fastpath.verdicts cimport (
     FIRST_UP_DROP, FLOWS_ADOPTED, OUTCOME_FLOW, OUTCOME_FOREIGN_OWNER, OUTCOME_FORGED, OUTCOME_MALFORMED,
     OUTCOME_OTHER_VERSION, OUTCOME_UNKNOWN_KEY, OUTCOME_VERIFIED, PENDING, TOKEN_OUTCOMES, UP_ADOPTED,
     UP_BAD_COOKIE, UP_BAD_DESTINATION, UP_BAD_SOURCE, UP_CHECK, UP_CONTENDED, UP_DRAINING, UP_FOREIGN_OWNER,
     UP_HALF_OPEN_FULL, UP_LONG_USERNAME, UP_MEDIA, UP_NO_FLOW, UP_NO_TOKEN, UP_NO_USERNAME, UP_OPENED,
-    UP_PEERS_FULL, UP_RESTART, UP_STUN_MALFORMED, UP_TABLE_FULL, UP_TOKEN_FORGED, UP_TOKEN_KEY, UP_TOKEN_VERSION,
+    UP_PEERS_FULL, UP_RESTART, UP_STUN_MALFORMED, UP_TABLE_FULL, UP_TOKEN_FORGED, UP_TOKEN_FULL, UP_TOKEN_KEY, UP_TOKEN_VERSION,
     UP_TOO_SHORT, UP_TRUNCATED, UP_UNKNOWN_KIND,
 )
-from _fastpath.wire.address cimport Endpoint, from_sockaddr, is_answerable, is_mapped, map_ipv4
+from _fastpath.wire.address cimport ENDPOINT_BYTES, Endpoint, from_sockaddr, is_answerable, is_mapped, map_ipv4
 from _fastpath.wire.demux cimport KIND_BAD_COOKIE, KIND_STUN, KIND_TOO_SHORT, KIND_UNKNOWN, classify
 from _fastpath.wire.envelope cimport (
     ENVELOPE_BYTES, KEY_CLIENT, KEY_CLIENT_PORT, KEY_LOCAL, KEY_LOCAL_PORT, envelope_key, envelope_seal,
@@ -57,9 +57,9 @@ cdef inline bint read_local(const Public* public, Batch* batch, uint32_t i, uint
         v4 = <in_pktinfo*>CMSG_DATA(control)
         map_ipv4(key + KEY_LOCAL, &v4.ipi_addr)
         # For a broadcast or multicast destination the kernel names another address to answer from.
-        return control.cmsg_type == IP_PKTINFO and v4.ipi_addr.s_addr == v4.ipi_spec_dst.s_addr
+        return control.cmsg_level == IPPROTO_IP and control.cmsg_type == IP_PKTINFO and v4.ipi_addr.s_addr == v4.ipi_spec_dst.s_addr
     memcpy(key + KEY_LOCAL, CMSG_DATA(control), 16)
-    return control.cmsg_type == IPV6_PKTINFO and key[KEY_LOCAL] != 0xff
+    return control.cmsg_level == IPPROTO_IPV6 and control.cmsg_type == IPV6_PKTINFO and key[KEY_LOCAL] != 0xff
 
 
 cdef inline uint8_t read_up(Router* router, Batch* batch, uint32_t i, uint32_t socket) noexcept nogil:
@@ -93,7 +93,7 @@ cdef inline uint8_t read_up(Router* router, Batch* batch, uint32_t i, uint32_t s
 cdef void decide_up(Router* router, Batch* batch, uint32_t socket) noexcept nogil:
     cdef uint8_t* verdict = batch.state.verdict
     cdef uint32_t i
-    cdef uint8_t now
+    cdef uint8_t outcome
     batch.bytes = 0
     for i in range(batch.count):
         batch.bytes += batch.received[i].msg_len
@@ -104,11 +104,11 @@ cdef void decide_up(Router* router, Batch* batch, uint32_t socket) noexcept nogi
             prefetch_flow(&router.flows, batch.packets[i].hash)
     for i in range(batch.count):
         if verdict[i] == PENDING:
-            now = route_up(router, &batch.packets[i], socket)
-            if now >= FIRST_UP_DROP:
-                verdict[i] = now
+            outcome = route_up(router, &batch.packets[i], socket)
+            if outcome >= FIRST_UP_DROP:
+                verdict[i] = outcome
             else:
-                batch.packets[i].plan = now
+                batch.packets[i].plan = outcome
                 queue_up(router, batch, i)
 
 
@@ -135,7 +135,7 @@ cdef inline uint8_t route_up(Router* router, Packet* packet, uint32_t socket) no
     if packet.kind == KIND_STUN and is_binding_request(packet.payload):
         return route_check(router, packet, socket, flow)
     if flow == NULL:
-        flow = adopt(router, packet)
+        flow = adopt(router, packet, NULL, ANY_TOKEN)
         verdict = UP_ADOPTED
         if flow == NULL:
             return UP_NO_FLOW
@@ -164,15 +164,18 @@ cdef uint8_t route_check(Router* router, Packet* packet, uint32_t socket, Flow* 
         count_token(router, 7, OUTCOME_MALFORMED)
         return UP_NO_TOKEN
     token = siphash13(&router.secret, username.start, length)
-    if flow == NULL:
-        flow = adopt(router, packet)
     if flow != NULL and flow.token == token:
-        # Equal to the flow's own: it was verified when the flow was made, so its key may be retired by now.
-        count_token(router, token_key_id(username.start), OUTCOME_FLOW)
-        flow.seen = router.tick
-        packet.target = next_hop_of(flow)
-        return UP_CHECK
+        return own_check(router, packet, flow, username.start)
     return route_new_token(router, packet, socket, flow, &username, length, token)
+
+
+cdef uint8_t own_check(Router* router, Packet* packet, Flow* flow, const uint8_t* text) noexcept nogil:
+    """The token is the flow's own: it was verified when the flow was made, so its key may be retired by now."""
+    count_token(router, token_key_id(text), OUTCOME_FLOW)
+    flow.seen = router.tick
+    flow.checked = <uint16_t>router.tick
+    packet.target = next_hop_of(flow)
+    return UP_CHECK
 
 
 cdef uint8_t refusal(Router* router, TokenResult result, const uint8_t* text) noexcept nogil:
@@ -199,37 +202,44 @@ cdef bint within(const Network* network, const uint8_t* address) noexcept nogil:
 
 
 cdef bint allowed(const Router* router, const Endpoint* owner) noexcept nogil:
-    """Whether tokens may point there: inside --backends, of a family the internal socket can name, and with a port."""
+    """Whether tokens may point there: a host's address inside --backends, of a family that the internal socket can name."""
+    cdef bint mapped = is_mapped(owner.address)
     cdef uint32_t i
-    if owner.port[0] == 0 and owner.port[1] == 0 or router.peers.family == AF_INET and not is_mapped(owner.address):
+    if router.peers.family == AF_INET and not mapped or not is_answerable(owner.address, owner.port):
         return False
     for i in range(router.backend_count):
-        if within(&router.backends[i], owner.address):
+        # An IPv6 network such as ::/0 contains the mapped form of every IPv4 address; it does not mean them.
+        if within(&router.backends[i], owner.address) and not (mapped and router.backends[i].bits < MAPPED_BITS):
             return True
     return False
 
 
 cdef uint8_t route_new_token(Router* router, Packet* packet, uint32_t socket, Flow* flow, const Span* username,
                              size_t length, uint64_t token) noexcept nogil:
-    """A token that is not the flow's own: it must be authentic and its owner allowed before any state is made or touched."""
+    """A token that is not the flow's own: it must be authentic, and its owner allowed, before any state is made or touched."""
     cdef Route route
     cdef TokenResult result = token_verify(&router.keys, username.start, length, &route)
     cdef uint16_t owner
+    if flow == NULL and (result == TOKEN_VERIFIED or result == TOKEN_UNKNOWN_KEY):
+        # A sibling's flow may know a token whose key is retired; it is taken over only if this is its own token.
+        flow = adopt(router, packet, NULL, ANY_TOKEN if result == TOKEN_VERIFIED else token)
+        if flow != NULL and flow.token == token:
+            return own_check(router, packet, flow, username.start)
     if result != TOKEN_VERIFIED:
         return refusal(router, result, username.start)
     if not allowed(router, &route.owner):
         count_token(router, route.key_id, OUTCOME_FOREIGN_OWNER)
         return UP_FOREIGN_OWNER
     count_token(router, route.key_id, OUTCOME_VERIFIED)
-    if flow == NULL and load32(router.draining):
-        return UP_DRAINING
+    if flow == NULL and load32(router.draining) and not token_has_flow(&router.flows, token):
+        return UP_DRAINING                        # a new path of a call that is here is no new session
     owner = peer_intern(&router.peers, &route.owner)
     if owner == NO_PEER:
         return UP_PEERS_FULL
     if flow == NULL:
         return open_flow(router, packet, socket, owner, token, route.nonce)
     flow.seen = router.tick
-    flow_contend(&router.flows, flow, owner, token)
+    flow_remember(&router.flows, flow, owner, token)
     if owner_of(flow) == owner:
         packet.target = next_hop_of(flow)
         return UP_RESTART
@@ -242,6 +252,8 @@ cdef uint8_t open_flow(Router* router, Packet* packet, uint32_t socket, uint16_t
     cdef FlowSeed seed
     if router.flows.header.half_open >= router.max_half_open:
         return UP_HALF_OPEN_FULL
+    if token_is_full(&router.flows, token, router.tick):
+        return UP_TOKEN_FULL
     seed.key = envelope_key(packet.payload)
     seed.hash = packet.hash
     seed.state = FLOW_HALF_OPEN
@@ -257,28 +269,40 @@ cdef uint8_t open_flow(Router* router, Packet* packet, uint32_t socket, uint16_t
     return UP_OPENED
 
 
-cdef Flow* adopt(Router* router, Packet* packet) noexcept nogil:
+cdef bint fits(const Router* router, const FlowCopy* copy, const Endpoint* sender, uint64_t token) noexcept nogil:
+    """A copy is taken over only if it is not silent too long, and names the sender or token asked for."""
+    if router.tick - copy.flow.seen > router.flow_ticks or token != ANY_TOKEN and copy.flow.token != token:
+        return False
+    return sender == NULL or memcmp(sender, &copy.next_hop, ENDPOINT_BYTES) == 0
+
+
+cdef Flow* adopt(Router* router, Packet* packet, const Endpoint* sender, uint64_t token) noexcept nogil:
     """A flow that a sibling has: the kernel hands its packets to us now (the set of sockets changed). Its copy there expires."""
     cdef FlowCopy copy
-    cdef FlowSeed seed
-    cdef Flow* flow
     cdef uint32_t i
     for i in range(router.siblings):
         if flow_copy(&router.sibling_flows[i], envelope_key(packet.payload), packet.hash, &copy):
-            seed.key = copy.flow.key
-            seed.hash = packet.hash
-            seed.state = FLOW_ESTABLISHED
-            seed.socket = copy.flow.socket
-            seed.next_hop = peer_intern(&router.peers, &copy.next_hop)
-            seed.owner = peer_intern(&router.peers, &copy.owner)
-            seed.token = copy.flow.token
-            seed.nonce = copy.flow.nonce
-            seed.tick = router.tick
-            if seed.next_hop == NO_PEER or seed.owner == NO_PEER:
-                return NULL
-            flow = flow_open(&router.flows, &seed)
-            if flow != NULL:
-                flow.answered = copy.flow.answered
-                router.events[FLOWS_ADOPTED] += 1
-            return flow
+            return take_over(router, packet, &copy) if fits(router, &copy, sender, token) else NULL
     return NULL
+
+
+cdef Flow* take_over(Router* router, Packet* packet, const FlowCopy* copy) noexcept nogil:
+    """Our own flow like the copy; NULL without room."""
+    cdef FlowSeed seed
+    cdef Flow* flow
+    seed.key = <const uint8_t*>copy.flow.key
+    seed.hash = packet.hash
+    seed.state = FLOW_ESTABLISHED
+    seed.socket = copy.flow.socket
+    seed.next_hop = peer_intern(&router.peers, &copy.next_hop)
+    seed.owner = peer_intern(&router.peers, &copy.owner)
+    seed.token = copy.flow.token
+    seed.nonce = copy.flow.nonce
+    seed.tick = router.tick
+    if seed.next_hop == NO_PEER or seed.owner == NO_PEER or seed.socket >= router.public_count:
+        return NULL
+    flow = flow_open(&router.flows, &seed)
+    if flow != NULL:
+        flow.answered = copy.flow.answered
+        router.events[FLOWS_ADOPTED] += 1
+    return flow

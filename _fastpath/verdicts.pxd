@@ -34,8 +34,10 @@ cdef enum:
     UP_PEERS_FULL
     UP_TABLE_FULL
     UP_HALF_OPEN_FULL
-    UP_DRAINING                       # a new flow while the relay drains
+    UP_TOKEN_FULL                     # the token has as many flows as it may, all of them alive
+    UP_DRAINING                       # a new session while the relay drains
     UP_NO_FLOW
+    UP_ABANDONED                      # in a batch that killed its worker again and again
     UP_SEND_BUFFER                    # the kernel had no room (EAGAIN, ENOBUFS)
     UP_SEND_TOO_BIG                   # EMSGSIZE
     UP_SEND_REFUSED                   # any other error on send (EPERM, ENETUNREACH, ...)
@@ -52,6 +54,7 @@ cdef enum:
     DOWN_NO_FLOW
     DOWN_NOT_NEXT_HOP                 # the sender is not this flow's next hop
     DOWN_OWNER_LIVE                   # a contender answered while the present owner is alive
+    DOWN_ABANDONED
     DOWN_SEND_BUFFER
     DOWN_SEND_TOO_BIG
     DOWN_SEND_REFUSED
@@ -74,7 +77,7 @@ cdef enum:
     BATCH_BUCKETS = BATCHES + 1
     COUNTERS = BATCH_BUCKETS + 10
 
-# Rare things, counted where they happen; a worker killed in that very instant may miscount by one.
+# Rare things and token outcomes are counted where they happen: those of a batch that its worker died in may be counted twice.
 cdef enum:
     FLOWS_CREATED
     FLOWS_EXPIRED

@@ -46,7 +46,8 @@ class RelayProgram:
             own.ring()
 
     def reload(self) -> None:
-        """Nothing can change while running yet."""
+        """Nothing is read again while running: said, so that nobody waits for new keys to be taken."""
+        event(log, logging.WARNING, "nothing is reloaded, keys included", mend="restart the relay")
 
     def _announce(self, settings: Settings) -> None:
         asked, got = settings.recv_buffer, buffer_got(self.slots)

@@ -24,6 +24,7 @@ from relay.runtime.errors import ConfigError
 LISTEN_MOST = 16
 BACKENDS_MOST = 64
 WORKERS_MOST = 256
+BUFFER_LEAST, BUFFER_MOST = 4 << 10, 512 << 20
 LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
 
 
@@ -68,8 +69,7 @@ def build(
     internal = internal or _default_internal(networks)
     _check_internal(internal, networks, listen)
     _check_timeouts(flow_timeout_s, half_open_timeout_s)
-    if not 1 <= max_flows <= MOST_FLOWS:
-        raise ConfigError(f"{max_flows} flows", where="--max-flows", mend=f"write 1 to {MOST_FLOWS}")
+    _check_sizes(max_flows, max_half_open, recv_buffer)
     return Settings(
         listen=tuple(listen),
         internal=internal,
@@ -93,8 +93,16 @@ def _check_listen(listen: Sequence[Address]) -> None:
             f"{len(listen)} addresses", where="--listen", mend=f"{LISTEN_MOST} is the most; use wildcards"
         )
     for address in listen:
+        _check_unicast(address)
         if list(listen).count(address) > 1:
             raise ConfigError(f"{address} is named twice", where="--listen", mend="name each address once")
+
+
+def _check_unicast(address: Address) -> None:
+    host = ipaddress.ip_address(address.host)
+    if host.is_multicast or host.is_link_local or address.host == "255.255.255.255":
+        mend = "name an address of this machine that clients are given, or a wildcard"
+        raise ConfigError("a multicast, broadcast or link-local address", where=f"--listen {address}", mend=mend)
 
 
 def _backends(backends: Sequence[Network], listen: Sequence[Address]) -> tuple[Network, ...]:
@@ -131,14 +139,16 @@ def _check_workers(plan: Plan, internal: Address | None) -> None:
 
 
 def _check_internal(internal: Address, backends: Sequence[Network], listen: Sequence[Address]) -> None:
-    """The internal socket must be able to name at least one backend, and be another one than the public ones."""
+    """The internal socket must be able to reach every backend, and be another one than the public ones."""
     host = ipaddress.ip_address(internal.host)
     reaches_both = host.version == 6 and host.is_unspecified
-    if not reaches_both and all(network.version != host.version for network in backends):
-        what = f"an IPv{host.version} socket reaches none of --backends"
-        raise ConfigError(
-            what, where=f"--internal {internal}", mend="take an address of their family, or [::] for both"
-        )
+    for network in backends if backends != LOOPBACK else ():
+        if network.version != host.version and not reaches_both:
+            what, mend = f"cannot reach {network} from there", "take an address of its family, or [::] for both"
+            raise ConfigError(what, where=f"--internal {internal}", mend=mend)
+        if host.is_loopback and not network.is_loopback:
+            what, mend = f"cannot reach {network} from loopback", "take an address it can answer to, or a wildcard"
+            raise ConfigError(what, where=f"--internal {internal}", mend=mend)
     if internal.port and internal in listen:
         raise ConfigError("that is also a --listen address", where=f"--internal {internal}", mend="take another port")
 
@@ -147,6 +157,17 @@ def _check_timeouts(flow_s: float, half_open_s: float) -> None:
     for option, seconds in (("--flow-timeout", flow_s), ("--half-open-timeout", half_open_s)):
         if not 1 <= seconds <= 86_400:
             raise ConfigError(f"{seconds:g} s", where=option, mend="write 1 s to 24 h")
+
+
+def _check_sizes(max_flows: int, max_half_open: int | None, recv_buffer: int) -> None:
+    if not 1 <= max_flows <= MOST_FLOWS:
+        raise ConfigError(f"{max_flows} flows", where="--max-flows", mend=f"write 1 to {MOST_FLOWS}")
+    if max_half_open is not None and max_half_open > max_flows:
+        what, mend = f"more than the {max_flows} flows there are", "write less than --max-flows"
+        raise ConfigError(what, where=f"--max-half-open {max_half_open}", mend=mend)
+    if not BUFFER_LEAST <= recv_buffer <= BUFFER_MOST:
+        mend = f"write {BUFFER_LEAST >> 10}KiB to {BUFFER_MOST >> 20}MiB"
+        raise ConfigError(f"a buffer of {recv_buffer} bytes", where="--recv-buffer", mend=mend)
 
 
 def _route_keys(file: str | None) -> RouteKeys:

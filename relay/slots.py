@@ -86,7 +86,13 @@ def open_slots(settings: Settings) -> list[WorkerSlot]:
         _refuse_if_taken(address)
     _refuse_if_too_large(settings)
     secret = secrets.token_bytes(SECRET_BYTES)
-    return [_open_slot(index, settings, secret) for index in range(settings.plan.workers)]
+    try:
+        slots = [_open_slot(index, settings, secret) for index in range(settings.plan.workers)]
+    except OSError as error:
+        mend = "ulimit -n raises the number of files" if error.errno == errno.EMFILE else "see the kernel's log"
+        raise ConfigError(f"cannot open the sockets: {error.strerror}", where="relay start", mend=mend) from None
+    kernel_drops(slots[0].internal)  # now, not in a worker, if this kernel cannot tell
+    return slots
 
 
 def _open_slot(index: int, settings: Settings, secret: bytes) -> WorkerSlot:
@@ -133,7 +139,12 @@ def allocate(length: int) -> mmap.mmap:
 def _refuse_if_taken(address: Address) -> None:
     """SO_REUSEPORT would let a second relay of the same user share the port silently, each getting half of the
     packets."""
-    with socket.socket(address.family, socket.SOCK_DGRAM) as probe:
+    try:
+        probe = socket.socket(address.family, socket.SOCK_DGRAM)
+    except OSError as error:
+        mend = "leave it out, or enable the address family"
+        raise ConfigError(f"no such socket here: {error.strerror}", where=f"--listen {address}", mend=mend) from None
+    with probe:
         if address.family == socket.AF_INET6:
             probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         _bind(probe, address, "--listen")

@@ -26,7 +26,8 @@ LAYERS: tuple[tuple[int, str], ...] = (
     (0, "_fastpath.wire _fastpath.wire.* _fastpath.peers _fastpath.flows relay transceiver"),
     (
         1,
-        "_fastpath.batch _fastpath.slot _fastpath.router _fastpath.up _fastpath.down _fastpath.forward _fastpath._testing",
+        "_fastpath.batch _fastpath.slot _fastpath.router _fastpath.up _fastpath.down _fastpath.forward "
+        "_fastpath._testing",
     ),
     (1, "_fastpath.media _fastpath.opus"),
     (2, "relay.runtime relay.runtime.*"),

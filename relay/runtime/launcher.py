@@ -219,8 +219,8 @@ class Launcher:
         """Fork it again, later if it keeps dying young, or give up."""
         record.short_lives = record.short_lives + 1 if life_s < self._short_life_s else 0
         record.due_s = now + children.restart_delay_s(record.short_lives)
-        if record.short_lives < self._crash_limit or self._fault:
-            return
+        if record.short_lives < self._crash_limit or self._fault or not record.child.essential:
+            return  # what is not essential is tried for ever: it must not cost the calls that the others carry
         self._fault = CrashLoop(
             f"ended {record.short_lives} times in a row within {self._short_life_s:g} s of its start, last by {how}",
             where=record.child.name,

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ipaddress
 import mmap
+import os
+import select
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -157,3 +159,43 @@ def assert_books_balance(slot: Slot) -> None:
         assert counters[f"packets_{direction}"] == sum(counters[name] for name in verdicts)
     assert counters["pending"] == 0
     assert counters["batches"] == sum(value for name, value in counters.items() if name.startswith("batch_le_"))
+
+
+class Sockets:
+    """An internal socket, a public one and an owner's, on loopback; and the eventfd that wakes a worker."""
+
+    def __init__(self) -> None:
+        self.internal, self.public, self.owner = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(3))
+        for each in (self.internal, self.public, self.owner):
+            each.bind(("127.0.0.1", 0))
+        self.wake = os.eventfd(1)
+
+    def close(self) -> None:
+        for each in (self.internal, self.public, self.owner):
+            each.close()
+        os.close(self.wake)
+
+    def worker(self, slot: Slot) -> Forwarder:
+        publics = [(self.public.fileno(), socket.AF_INET, oracle.mapped("127.0.0.1"), self.public.getsockname()[1])]
+        return Forwarder(
+            slot,
+            keyring=Keyring(KEYS),
+            backends=[(oracle.mapped("0.0.0.0"), 96)],
+            publics=publics,
+            internal=(self.internal.fileno(), socket.AF_INET),
+            wake=self.wake,
+            max_half_open=100,
+        )
+
+    @property
+    def local(self) -> Address:
+        """The address that clients write to."""
+        name = self.public.getsockname()
+        return str(name[0]), int(name[1])
+
+    def arrived(self) -> list[bytes]:
+        """What has reached the owner."""
+        datagrams = []
+        while select.select([self.owner], [], [], 0)[0]:
+            datagrams.append(self.owner.recv(4096))
+        return datagrams

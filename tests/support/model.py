@@ -2,8 +2,8 @@
 
 What it must agree on with the compiled path: the verdict of every packet, every packet sent, and the flow table after
 each step. It follows the rules in the heads of router.pxd and flows.pxd; where these leave a choice open (which of
-two equally old flows of a token goes first, in which order flows are looked at) it makes the same choice, so numbers
-and chains exist here too, as lists. One worker without siblings; the owner of a flow is its next hop.
+two flows of a token that are alike in all goes first, in which order flows are looked at) it makes the same choice, so
+numbers and chains exist here too, as lists. One worker without siblings; the owner of a flow is its next hop.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from tests.support.oracle import Address
 
 MOST_PAYLOAD = 1984
 FLOWS_PER_TOKEN = 8
+LIVE_TICKS = 3 * 16
+NO_NONCE = bytes(6)
 TICKS = 1 << 32
+CHECKED = 1 << 16
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 UpResult = tuple[str, tuple[Address, bytes] | None]
@@ -46,6 +49,7 @@ class Flow:
     opened: int
     seen: int
     answered: int
+    checked: int
     established: bool = False
     pending_owner: Address | None = None
     pending_token: bytes | None = None
@@ -86,15 +90,30 @@ class Model:
     def unlink(self, flow: Flow) -> None:
         self.chains[flow.token].remove(flow)
 
-    def make_room(self, token: bytes) -> None:
-        """A token's ninth flow pushes out one of its own."""
-        chain = self.chains.get(token, [])
-        if len(chain) >= FLOWS_PER_TOKEN:
-            self.drop(max(chain, key=lambda each: (not each.established, self.since(each.seen))))
-            self.events["flows_evicted"] += 1
+    def has_room(self, token: bytes) -> bool:
+        return len(self.chains.get(token, [])) < FLOWS_PER_TOKEN
+
+    def victim(self, token: bytes) -> Flow | None:
+        """Whom a token's ninth flow would push out: half-open ones, then the longest unheard of, then the newest."""
+        first = max(
+            self.chains[token], key=lambda each: (not each.established, self.since(each.seen), -self.since(each.opened))
+        )
+        return None if first.established and self.since(first.seen) <= LIVE_TICKS else first
+
+    def make_room(self, token: bytes) -> bool:
+        """A token's ninth flow pushes out one of its own, unless all are alive."""
+        if self.has_room(token):
+            return True
+        victim = self.victim(token)
+        if victim is None:
+            return False
+        self.drop(victim)
+        self.events["flows_evicted"] += 1
+        return True
 
     def open(self, flow: Flow) -> bool:
-        self.make_room(flow.token)
+        if not self.make_room(flow.token):
+            return False
         if self.free:
             flow.number = self.free.pop()
         elif self.high_water < self.max_flows:
@@ -113,11 +132,12 @@ class Model:
         self.free.append(flow.number)
 
     def retoken(self, flow: Flow, token: bytes) -> None:
-        if flow.token != token:
-            self.make_room(token)
+        """Nothing when the token has its flows: nobody's flow is pushed out by a restart."""
+        if flow.token != token and self.has_room(token):
             self.unlink(flow)
-            flow.token = token
+            flow.token, flow.random = token, NO_NONCE
             self.link(flow)
+            self.events["retokened"] += 1
 
     def overdue(self, flow: Flow) -> bool:
         """Silent for too long, or for too long without its owner's answer, whatever its client sends."""
@@ -199,7 +219,7 @@ class Model:
             return "no_token", None
         if flow is not None and flow.token == token:
             self.tokens[oracle.claimed_key_id(token), "flow"] += 1
-            flow.seen = self.tick
+            flow.seen = flow.checked = self.tick
             return "check", flow.owner
         result, fields = oracle.verify(self.keys, token)
         if fields is None:
@@ -212,6 +232,8 @@ class Model:
             return "foreign_owner", None
         self.tokens[fields.key_id, "verified"] += 1
         if flow is None:
+            if self.draining and not self.chains.get(token):
+                return "draining", None
             return self.open_flow(client, local, socket, fields, token)
         flow.seen = self.tick
         flow.pending_owner, flow.pending_token = fields.owner, token
@@ -221,20 +243,20 @@ class Model:
         return oracle.claimed_key_id(token) if result in ("unknown_key", "forged") else 7
 
     def allowed(self, owner: Address) -> bool:
-        """Inside --backends, and of a family the internal socket can send to."""
-        address = ipaddress.ip_address(owner[0])
-        sendable = self.internal_version in (6, address.version)
-        return sendable and owner[1] != 0 and any(address in network for network in self.backends)
+        """A host's address inside --backends, of a family the internal socket can send to."""
+        version = ipaddress.ip_address(owner[0]).version
+        sendable = self.internal_version in (6, version)
+        return sendable and oracle.answerable(*owner) and any(admits(network, owner[0]) for network in self.backends)
 
     def open_flow(
         self, client: Address, local: Address, socket: int, fields: oracle.Fields, token: bytes
     ) -> tuple[str, Address | None]:
-        if self.draining:
-            return "draining", None
         if self.half_open >= self.max_half_open:
             return "half_open_full", None
+        if not self.has_room(token) and self.victim(token) is None:
+            return "token_full", None
         now = self.tick
-        flow = Flow(-1, client, local, socket, fields.owner, token, fields.random, opened=now, seen=now, answered=now)
+        flow = Flow(-1, client, local, socket, fields.owner, token, fields.random, now, now, now, now)
         return ("opened", fields.owner) if self.open(flow) else ("table_full", None)
 
     # --- down ---
@@ -270,7 +292,8 @@ class Model:
 
     def answered(self, flow: Flow) -> str:
         flow.answered = self.tick
-        if flow.pending_owner == flow.owner and flow.pending_token:
+        unused = (self.tick - flow.checked) % CHECKED > self.hold_ticks
+        if flow.pending_owner == flow.owner and flow.pending_token and unused:
             self.retoken(flow, flow.pending_token)
             flow.pending_owner = flow.pending_token = None
         verdict = "answer" if flow.established else "established"
@@ -295,3 +318,13 @@ def one_host(address: str) -> bool:
     """The test's rule for destinations that are no host: IPv4 ending in .255, IPv6 multicast."""
     parsed = ipaddress.ip_address(address)
     return not (address.endswith(".255") if parsed.version == 4 else parsed.is_multicast)
+
+
+def admits(network: Network, address: str) -> bool:
+    """Networks are of mapped addresses. One that is wider than all of them together does not mean any of them."""
+    parsed = ipaddress.ip_address(address)
+    bits = network.prefixlen + (96 if network.version == 4 else 0)
+    if parsed.version == 4 and bits < 96:
+        return False
+    prefix, packed = oracle.mapped(str(network.network_address)), oracle.mapped(address)
+    return (int.from_bytes(prefix, "big") ^ int.from_bytes(packed, "big")) >> (128 - bits) == 0

@@ -7,9 +7,8 @@ and errors of sending.
 
 from __future__ import annotations
 
+import mmap
 import os
-import select
-import socket
 import subprocess
 import sys
 import threading
@@ -18,13 +17,10 @@ from collections.abc import Iterator
 import pytest
 
 from _fastpath._testing import Harness
-from _fastpath.forward import Forwarder
 from _fastpath.slot import Slot
-from _fastpath.wire.token import Keyring
 from tests.support.harness import (
     BOUND,
     CLIENT,
-    KEYS,
     LOCAL,
     MOST,
     OWNER,
@@ -33,12 +29,13 @@ from tests.support.harness import (
     WILDCARD,
     Relay,
     Settings,
+    Sockets,
     UpPacket,
     assert_books_balance,
     memory_of,
     token,
 )
-from tests.support.oracle import Address, mapped
+from tests.support.oracle import Address
 from tests.support.packets import RTP, answer, check, framed
 
 MAX_FLOWS = 1000
@@ -243,50 +240,11 @@ def test_killed_before_anything_was_received() -> None:
 # --- with real sockets ---
 
 
-class Sockets:
-    """An internal socket, a public one and an owner's, on loopback; and the eventfd that wakes a worker."""
-
-    def __init__(self) -> None:
-        self.internal, self.public, self.owner = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(3))
-        for each in (self.internal, self.public, self.owner):
-            each.bind(("127.0.0.1", 0))
-        self.wake = os.eventfd(1)
-
-    def close(self) -> None:
-        for each in (self.internal, self.public, self.owner):
-            each.close()
-        os.close(self.wake)
-
-    def worker(self, slot: Slot) -> Forwarder:
-        publics = [(self.public.fileno(), socket.AF_INET, mapped("127.0.0.1"), self.public.getsockname()[1])]
-        return Forwarder(
-            slot,
-            keyring=Keyring(KEYS),
-            backends=[(mapped("0.0.0.0"), 96)],
-            publics=publics,
-            internal=(self.internal.fileno(), socket.AF_INET),
-            wake=self.wake,
-            max_half_open=100,
-        )
-
-
 @pytest.fixture
 def sockets() -> Iterator[Sockets]:
     made = Sockets()
     yield made
     made.close()
-
-
-def arrived(at: socket.socket) -> list[bytes]:
-    datagrams = []
-    while select.select([at], [], [], 0)[0]:
-        datagrams.append(at.recv(4096))
-    return datagrams
-
-
-def local_of(sockets: Sockets) -> Address:
-    name = sockets.public.getsockname()
-    return str(name[0]), int(name[1])
 
 
 @pytest.mark.native
@@ -297,13 +255,80 @@ def test_a_worker_finishes_its_predecessors_batch_and_stops(sockets: Sockets) ->
     Harness(sockets.worker(slot)).take_up(packets)
     slot.stopping = True
     assert sockets.worker(slot).run() == "stopped"
-    assert arrived(sockets.owner) == [framed(who, local_of(sockets), data) for who, _, data in packets]
+    assert sockets.arrived() == [framed(who, sockets.local, data) for who, _, data in packets]
     assert slot.events()["batches_resumed"] == 1
     assert slot.counters()["up_opened"] == 5
     assert_books_balance(slot)
     assert sockets.worker(slot).run() == "stopped"
-    assert arrived(sockets.owner) == []
+    assert sockets.arrived() == []
     assert slot.events()["batches_resumed"] == 1
+
+
+def resumes_of(memory: mmap.mmap) -> memoryview:
+    """The word in the batch state."""
+    at = int.from_bytes(memory[48:56], "little") + 20
+    return memoryview(memory)[at : at + 4]
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("killed", [0, 1, 2, 3])
+def test_a_batch_that_kills_workers_is_given_up_by_the_third_successor(sockets: Sockets, killed: int) -> None:
+    """What has a verdict keeps it, the others are abandoned; both are counted."""
+    memory = memory_of(64)
+    slot = Slot.create(memory, 64, SECRET)
+    packets = [(who, LOCAL, check(token(sockets.owner.getsockname(), who[1]))) for who in clients(5)]
+    worker = Harness(sockets.worker(slot))
+    worker.take_up(packets)
+    worker.mark_sent(2)
+    resumes_of(memory)[:] = bytes(4)  # as receiving leaves it; the Harness receives nothing by itself
+    for _ in range(killed):
+        Harness(sockets.worker(slot))
+    slot.stopping = True
+    assert sockets.worker(slot).run() == "stopped"
+    sent = packets[2:] if killed < 2 else []
+    assert sockets.arrived() == [framed(who, sockets.local, data) for who, _, data in sent]
+    counters = slot.counters()
+    assert counters["up_opened"] + counters["up_check"] == 2 + len(sent)
+    assert (counters["up_abandoned"], counters["packets_up"]) == (3 - len(sent), 5)
+    assert counters["bytes_up"] == sum(len(data) for _, _, data in packets)
+    assert_books_balance(slot)
+
+
+@pytest.mark.native
+def test_a_batch_down_that_kills_workers_is_given_up_too(sockets: Sockets) -> None:
+    memory = memory_of(64)
+    slot = Slot.create(memory, 64, SECRET)
+    relay = Harness(sockets.worker(slot))
+    here = sockets.owner.getsockname()
+    assert relay.open(here, sockets.local, OWNER, 1)
+    relay.take_down([(OWNER, framed(here, sockets.local, RTP)), (OWNER, b"junk")])
+    resumes_of(memory)[:] = bytes(4)
+    for _ in range(2):
+        Harness(sockets.worker(slot))
+    slot.stopping = True
+    sockets.worker(slot).run()
+    assert sockets.arrived() == []
+    expected = {"down_abandoned": 2, "packets_down": 2, "bytes_down": len(RTP)}
+    assert {name: slot.counters()[name] for name in expected} == expected
+    assert_books_balance(slot)
+
+
+@pytest.mark.native
+def test_a_batch_received_anew_has_killed_nobody(sockets: Sockets) -> None:
+    memory = memory_of(64)
+    slot = Slot.create(memory, 64, SECRET)
+    for _ in range(5):
+        Harness(sockets.worker(slot))
+    worker = threading.Thread(target=sockets.worker(slot).run)
+    sockets.owner.sendto(b"x", sockets.local)
+    worker.start()
+    while slot.counters()["packets_up"] == 0:
+        assert worker.is_alive()
+    slot.stopping = True
+    os.eventfd_write(sockets.wake, 1)
+    worker.join()
+    assert slot.counters()["up_abandoned"] == 0
+    assert bytes(resumes_of(memory)) == bytes(4)
 
 
 @pytest.mark.native
@@ -320,13 +345,13 @@ def test_a_worker_of_an_earlier_epoch_stops(sockets: Sockets) -> None:
 def test_a_send_that_fails_costs_its_own_packet_only(sockets: Sockets) -> None:
     """An owner at the broadcast address is refused by the kernel (EACCES); those before and behind it are sent."""
     slot = Slot.create(memory_of(64), 64, SECRET)
-    owner, nobody = sockets.owner.getsockname(), ("255.255.255.255", 9)
+    owner, nobody = sockets.owner.getsockname(), ("127.255.255.255", 9)
     owners = [owner, nobody, owner, nobody, nobody, owner]
     packets = [(who, LOCAL, check(token(to, who[1]))) for who, to in zip(clients(6), owners, strict=True)]
     Harness(sockets.worker(slot)).take_up(packets)
     slot.stopping = True
     sockets.worker(slot).run()
-    assert arrived(sockets.owner) == [framed(packets[n][0], local_of(sockets), packets[n][2]) for n in (0, 2, 5)]
+    assert sockets.arrived() == [framed(packets[n][0], sockets.local, packets[n][2]) for n in (0, 2, 5)]
     counters = slot.counters()
     assert (counters["up_opened"], counters["up_send_refused"]) == (3, 3)
     assert_books_balance(slot)
@@ -338,11 +363,11 @@ def test_a_send_down_that_fails_costs_its_own_packet_only(sockets: Sockets) -> N
     relay = Harness(sockets.worker(slot))
     here, nobody = sockets.owner.getsockname(), ("127.255.255.255", 9)
     for client in (here, nobody):
-        assert relay.open(client, local_of(sockets), OWNER, client[1])
-    relay.take_down([(OWNER, framed(client, local_of(sockets), RTP)) for client in (here, nobody, here)])
+        assert relay.open(client, sockets.local, OWNER, client[1])
+    relay.take_down([(OWNER, framed(client, sockets.local, RTP)) for client in (here, nobody, here)])
     slot.stopping = True
     sockets.worker(slot).run()
-    assert arrived(sockets.owner) == [RTP, RTP]
+    assert sockets.arrived() == [RTP, RTP]
     counters = slot.counters()
     assert (counters["down_media"], counters["down_send_refused"]) == (2, 1)
     assert_books_balance(slot)
@@ -363,7 +388,7 @@ def test_counters_read_while_a_worker_counts_are_of_one_batch(sockets: Sockets) 
     slot = Slot.create(memory_of(64), 64, SECRET)
     worker = threading.Thread(target=sockets.worker(slot).run)
     worker.start()
-    flood = subprocess.Popen([sys.executable, "-c", FLOOD, str(local_of(sockets)[1])])
+    flood = subprocess.Popen([sys.executable, "-c", FLOOD, str(sockets.local[1])])
     try:
         while slot.counters()["packets_up"] == 0:
             assert flood.poll() is None

@@ -1,17 +1,20 @@
 """The relay's decisions as a table: what came before, the packet, its verdict, the packet that leaves.
 
 One row at least for every verdict that needs neither a real socket nor a sibling (those stand in test_batch.py and
-test_flows.py); a test says so. A packet before is given to the relay as it is; each row also checks that exactly its
-verdict's counter moved.
+test_flows_siblings.py); a test says so. A packet before is given to the relay as it is; each row also checks that
+exactly its verdict's counter moved.
 """
 
 from __future__ import annotations
 
+import ipaddress
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
 
+from _fastpath.slot import Slot
 from _fastpath.verdicts import VERDICTS_BY_NUMBER
 from tests.support import packets
 from tests.support.harness import (
@@ -24,11 +27,13 @@ from tests.support.harness import (
     OTHER,
     OWNER,
     SECOND,
+    SECRET,
     STRANGER,
     WILDCARD,
     WILDCARD6,
     Relay,
     Settings,
+    memory_of,
     token,
 )
 from tests.support.oracle import Address
@@ -86,6 +91,27 @@ HALF_OPEN = (Up(check(OWN)),)
 ESTABLISHED = (*HALF_OPEN, from_owner(answer()))
 CONTENDED = (*ESTABLISHED, Up(check(RIVAL)))
 ELSEWHERE: Address = ("198.51.100.8", 50000)
+HOLD, LIVE = 12 * SECOND, 3 * SECOND
+RESTARTED = (*ESTABLISHED, Wait(HOLD + 1), Up(check(RESTART)), from_owner(answer()))
+
+
+def crowd(established: int) -> list[Event]:
+    """Eight clients with one token, the first ones answered by its owner."""
+    events: list[Event] = []
+    for number in range(8):
+        client = ("198.51.101.1", 1000 + number)
+        events += [Up(check(OWN), client), *([from_owner(answer(), client)] if number < established else [])]
+    return events
+
+
+def open_to(*networks: str, internal_version: int = 6) -> Settings:
+    return Settings(backends=[ipaddress.ip_network(each) for each in networks], internal_version=internal_version)
+
+
+def foreign(address: str, *networks: str) -> Row:
+    """An owner that is in the networks but is no host one could send to, or whom they do not mean."""
+    packet = Up(check(token((address, 4000))))
+    return Row(f"the owner {address} with {networks}", [], packet, "foreign_owner", settings=open_to(*networks))
 
 
 def owners(count: int) -> list[Event]:
@@ -106,15 +132,39 @@ UP_ROWS = [
     Row("a STUN indication", ESTABLISHED, Up(stun(packets.BINDING_INDICATION)), "media", OWNER),
     Row("the longest datagram", ESTABLISHED, Up(b"\x80" + bytes(MOST - 1)), "media", OWNER),
     Row("ICE restart", ESTABLISHED, Up(check(RESTART)), "restart", OWNER),
-    Row("ICE restart, answered: now its own", [*ESTABLISHED, Up(check(RESTART)), from_owner(answer())],
+    Row("ICE restart, answered: now its own", RESTARTED, Up(check(RESTART)), "check", OWNER),
+    Row("the token before the restart", RESTARTED, Up(check(OWN)), "restart", OWNER),
+    Row("ICE restart, answered a tick before", [*ESTABLISHED, Wait(HOLD), Up(check(RESTART)), from_owner(answer())],
+        Up(check(RESTART)), "restart", OWNER),
+    Row("a restart remembered until the old token rests",
+        [*ESTABLISHED, Up(check(RESTART)), from_owner(answer()), Wait(HOLD + 1), from_owner(answer())],
         Up(check(RESTART)), "check", OWNER),
-    Row("the token before the restart", [*ESTABLISHED, Up(check(RESTART)), from_owner(answer())],
-        Up(check(OWN)), "restart", OWNER),
+    Row("a restart while the old token is used",
+        [*ESTABLISHED, Wait(HOLD), Up(check(OWN)), Wait(HOLD), Up(check(RESTART)), from_owner(answer())],
+        Up(check(RESTART)), "restart", OWNER),
+    Row("the old token while it is used",
+        [*ESTABLISHED, Wait(HOLD), Up(check(OWN)), Wait(HOLD), Up(check(RESTART)), from_owner(answer())],
+        Up(check(OWN)), "check", OWNER),
+    Row("a token's ninth flow, one half-open", crowd(7), Up(check(OWN)), "opened", OWNER),
+    Row("a token's ninth flow, one silent", [*crowd(8), Wait(LIVE + 1)], Up(check(OWN)), "opened", OWNER),
+    Row("a token's ninth flow in a full table", [*crowd(8), Wait(LIVE + 1)], Up(check(OWN)), "opened", OWNER,
+        settings=Settings(max_flows=8)),
+    Row("a restart with the token of eight live flows", [Up(check(RESTART)), *crowd(8)], Up(check(OWN)), "restart",
+        OWNER),
     Row("another owner's token", ESTABLISHED, Up(check(RIVAL)), "contended", OTHER),
     Row("media while contended stays", CONTENDED, Up(RTP), "media", OWNER),
     Row("its own check while contended stays", CONTENDED, Up(check(OWN)), "check", OWNER),
     Row("media after the move", [*CONTENDED, Wait(12 * SECOND), from_other(answer())], Up(RTP), "media", OTHER),
     Row("drained: known flows go on", [*ESTABLISHED, Drain()], Up(check(RESTART)), "restart", OWNER),
+    Row("drained: a new path of a session that is here", [*ESTABLISHED, Drain()], Up(check(OWN), ELSEWHERE), "opened",
+        OWNER),
+    Row("drained: a new path by the token after a restart", [*RESTARTED, Drain()], Up(check(RESTART), ELSEWHERE),
+        "opened", OWNER),
+    Row("anybody may be an owner", [], Up(check(OWN)), "opened", OWNER, settings=open_to("0.0.0.0/0")),
+    Row("anybody may be an owner, IPv6", [], Up(check(token(("2001:db8::5", 4000)))), "opened", ("2001:db8::5", 4000),
+        settings=open_to("::/0")),
+    Row("all of IPv4, said in IPv6", [], Up(check(OWN)), "opened", OWNER, settings=open_to("::ffff:0:0/96")),
+    Row("a part of IPv4, said in IPv6", [], Up(check(OWN)), "opened", OWNER, settings=open_to("::ffff:10.1.0.0/112")),
     # Dropped.
     Row("one byte too long", ESTABLISHED, Up(b"\x80" + bytes(MOST)), "truncated"),
     Row("source port 0", [], Up(check(OWN), ("198.51.100.7", 0)), "bad_source"),
@@ -144,7 +194,25 @@ UP_ROWS = [
     Row("a full table", [Up(check(RIVAL), ELSEWHERE)], Up(check(OWN)), "table_full", settings=Settings(max_flows=1)),
     Row("too many half-open", [Up(check(RIVAL), ELSEWHERE)], Up(check(OWN)), "half_open_full",
         settings=Settings(max_half_open=1)),
+    foreign("224.0.0.1", "0.0.0.0/0"),
+    foreign("255.255.255.255", "0.0.0.0/0"),
+    foreign("169.254.1.1", "0.0.0.0/0"),
+    foreign("0.1.2.3", "0.0.0.0/0"),
+    foreign("ff02::1", "::/0"),
+    foreign("fe80::1", "::/0"),
+    foreign("::", "::/0"),
+    foreign("10.1.2.3", "::/0"),
+    foreign("10.1.2.3", "::/95"),
+    foreign("10.1.2.3", "::ffff:10.2.0.0/112", "fd00::/8"),
+    Row("a token's ninth flow", crowd(8), Up(check(OWN)), "token_full"),
+    Row("a token's ninth flow, none silent for 3 s", [*crowd(8), Wait(LIVE)], Up(check(OWN)), "token_full"),
+    Row("a token's ninth flow, and the table full", crowd(8), Up(check(OWN)), "token_full",
+        settings=Settings(max_flows=8)),
+    Row("a token's ninth flow, and too many half-open", [*crowd(8), Up(check(RIVAL), ELSEWHERE)], Up(check(OWN)),
+        "half_open_full", settings=Settings(max_half_open=1)),
     Row("draining", [Drain()], Up(check(OWN)), "draining"),
+    Row("draining: another session of the owner", [*ESTABLISHED, Drain()], Up(check(RESTART), ELSEWHERE), "draining"),
+    Row("draining: the token before the restart", [*RESTARTED, Drain()], Up(check(OWN), ELSEWHERE), "draining"),
     Row("media of nobody", [], Up(RTP), "no_flow"),
     Row("media from another port", ESTABLISHED, Up(RTP, ("198.51.100.7", 50001)), "no_flow"),
     Row("media to another local address", ESTABLISHED, Up(RTP, local=("192.0.2.2", 3478)), "no_flow"),
@@ -181,8 +249,8 @@ DOWN_ROWS = [
 
 ROWS = [*UP_ROWS, *DOWN_ROWS]
 
-# Send errors need a socket (test_batch.py), adoption a sibling (test_flows_siblings.py).
-NOT_HERE = {("up", "adopted")} | {
+# Send errors need a socket and giving up dead workers (test_batch.py), adoption a sibling (test_flows_siblings.py).
+NOT_HERE = {("up", "adopted"), ("up", "abandoned"), ("down", "abandoned")} | {
     (way, f"send_{error}") for way in ("up", "down") for error in ("buffer", "too_big", "refused")
 }
 
@@ -245,3 +313,18 @@ def test_forwarded_is_what_the_verdict_says() -> None:
     for row in ROWS:
         way = "up" if isinstance(row.packet, Up) else "down"
         assert (row.to is not None) == ((way, row.verdict) in forwards), row.description
+
+
+@pytest.mark.parametrize(("at", "name"), [(8, "level"), (12, "type")])
+@pytest.mark.parametrize("socket", [WILDCARD, WILDCARD6])
+def test_only_pktinfo_says_what_address_the_client_used(socket: int, at: int, name: str) -> None:
+    """Another control message in its place, by level or by type, tells nothing."""
+    memory = memory_of(64)
+    relay = Relay(slot=Slot.create(memory, 64, SECRET))
+    packet = (CLIENT6, LOCAL6, check(OWN)) if socket == WILDCARD6 else (CLIENT, LOCAL, check(OWN))
+    relay.harness.take_up([packet] * 2, socket)
+    first_control = int.from_bytes(memory[48:56], "little") + 53248
+    level_or_type = struct.unpack_from("<i", memory, first_control + at)[0]
+    struct.pack_into("<i", memory, first_control + at, level_or_type + 1)
+    verdicts = [verdict for verdict, _ in relay.harness.step_up(socket)]
+    assert verdicts == ["bad_destination", "opened"], name

@@ -33,6 +33,7 @@ from tests.support.packets import RTP, answer, check, framed
 
 WRAP = 1 << 32
 BASE = 0x0A000001  # 10.0.0.1
+LIVE, HOLD = 3 * SECOND, 12 * SECOND
 
 
 def client(number: int) -> Address:
@@ -84,12 +85,12 @@ def test_freed_numbers_are_used_again() -> None:
         assert not any(found(relay, map(client, range(1, first))))
 
 
-@pytest.mark.parametrize("number", [0, 1, 0x1000000, -1])
+@pytest.mark.parametrize("number", [0, 1, 1 << 22, (1 << 22) + 1, -1])
 def test_sizes_that_no_slot_has(number: int) -> None:
-    if number == 1:
+    if number in (1, 1 << 22):
         assert slot_bytes(number) > 0
         return
-    with pytest.raises(ValueError, match="1 to 16777213 flows"):
+    with pytest.raises(ValueError, match="1 to 4194304 flows"):
         slot_bytes(number)
 
 
@@ -157,9 +158,8 @@ def test_the_owners_hold_passes_the_wrap_around() -> None:
 
 
 def churn_flow(model: Model, who: Address, token_number: int, established: bool) -> Flow:
-    flow = Flow(-1, who, LOCAL, 0, OWNER, b"%d" % token_number, bytes(6), model.tick, model.tick, model.tick)
-    flow.established = established
-    return flow
+    now = model.tick
+    return Flow(-1, who, LOCAL, 0, OWNER, b"%d" % token_number, bytes(6), now, now, now, now, established)
 
 
 @pytest.mark.parametrize(("tokens", "share"), [(1_000_000, 1000), (12, 300)], ids=["a token each", "few tokens"])
@@ -189,14 +189,16 @@ def test_indexes_under_long_churn(tokens: int, share: int) -> None:
 
 
 def test_restarts_without_end_keep_the_index_by_token_short() -> None:
-    """A flow changes its token as often as its owner answers, and no flow is opened meanwhile to clean up."""
+    """A flow changes its token as often as its old one rests, and no flow is opened meanwhile to clean up."""
     relay = Relay(Settings(max_flows=12))
     for port in range(10):
         relay.up(check(token(serial=port)), (CLIENT[0], 1000 + port))
     for serial in range(100, 3000):
         who = (CLIENT[0], 1000 + serial % 10)
+        relay.tick += HOLD + 1
         assert relay.up(check(token(serial=serial)), who)[0] == "restart"
         assert relay.down(framed(who, LOCAL, answer()))[0] in ("established", "answer")
+        assert relay.up(check(token(serial=serial)), who)[0] == "check"
         _, by_token, words = relay.harness.index_words()
         assert by_token <= words * 7 // 8 + 1, serial
     assert relay.slot.events()["index_rebuilds"] > 0
@@ -248,6 +250,7 @@ def test_the_ninth_flow_of_a_token_pushes_one_out(states: str, left: list[int]) 
     """The half-open one unheard of for longest; when all are established, that of those."""
     relay = Relay()
     open_in_order(relay, states)
+    relay.tick += LIVE
     assert relay.harness.open(client(len(states) + 1), LOCAL, OWNER, 42, False)
     assert present(relay) == left
     assert relay.slot.events()["flows_evicted"] == (1 if len(states) == 8 else 0)
@@ -257,8 +260,67 @@ def test_what_counts_is_when_it_was_last_heard_of() -> None:
     relay = Relay()
     open_in_order(relay, "eeeeeeee")
     relay.up(RTP, client(1))
-    relay.harness.open(client(9), LOCAL, OWNER, 42, False)
+    relay.tick += LIVE
+    assert relay.harness.open(client(9), LOCAL, OWNER, 42, False)
     assert present(relay) == [1, 3, 4, 5, 6, 7, 8, 9]
+
+
+@pytest.mark.parametrize("state", "eh")
+def test_of_flows_heard_of_at_the_same_time_the_newest_goes(state: str) -> None:
+    relay = Relay()
+    open_in_order(relay, state * 8)
+    found(relay, map(client, range(1, 9)))
+    relay.tick += LIVE + 1
+    assert relay.harness.open(client(9), LOCAL, OWNER, 42, False)
+    assert present(relay) == [1, 2, 3, 4, 5, 6, 7, 9]
+
+
+@pytest.mark.parametrize("start", [1000, WRAP - 10])
+def test_an_established_flow_heard_of_lately_is_not_pushed_out(start: int) -> None:
+    """The newcomer is refused while all eight have been heard of within 3 s."""
+    relay = Relay()
+    relay.tick = start
+    for number in range(1, 9):
+        relay.harness.open(client(number), LOCAL, OWNER, 42)
+    relay.tick = start + LIVE
+    assert not relay.harness.open(client(9), LOCAL, OWNER, 42, False)
+    assert present(relay) == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert relay.slot.events()["flows_evicted"] == 0
+    relay.tick = start + LIVE + 1
+    assert relay.harness.open(client(9), LOCAL, OWNER, 42, False)
+    assert len(present(relay)) == 8
+
+
+def test_a_restart_joins_no_token_that_has_eight_flows() -> None:
+    """And pushes none of them out, however silent they are."""
+    relay = Relay()
+    relay.up(check(token(serial=2)), STRANGER)
+    for port in range(8):
+        relay.up(check(token(serial=1)), (CLIENT[0], 1000 + port))
+    relay.tick += HOLD + 1
+    assert relay.up(check(token(serial=1)), STRANGER)[0] == "restart"
+    assert relay.down(framed(STRANGER, LOCAL, answer()))[0] == "established"
+    flow = relay.flow(STRANGER)
+    assert flow is not None
+    assert (flow["pending_owner"], flow["nonce"]) == (None, 2 << 40)
+    assert relay.up(check(token(serial=2)), STRANGER)[0] == "check"
+    assert (len(relay.slot.flow_list()), relay.slot.events()["flows_evicted"]) == (9, 0)
+
+
+def test_after_a_restart_a_flow_is_one_of_its_new_token() -> None:
+    relay = Relay()
+    relay.up(check(token(serial=2)), STRANGER)
+    relay.tick += HOLD + 1
+    relay.up(check(token(serial=1)), STRANGER)
+    relay.down(framed(STRANGER, LOCAL, answer()))
+    flow = relay.flow(STRANGER)
+    assert flow is not None
+    assert flow["nonce"] == 0
+    for port in range(8):
+        relay.tick += LIVE
+        assert relay.up(check(token(serial=1)), (CLIENT[0], 1000 + port))[0] == "opened"
+        relay.down(framed((CLIENT[0], 1000 + port), LOCAL, answer()))
+    assert relay.flow(STRANGER) is None
 
 
 def test_a_token_pushes_out_only_its_own() -> None:
@@ -273,6 +335,7 @@ def test_a_token_pushes_out_only_its_own() -> None:
 def test_a_full_table_still_serves_a_token_that_has_eight() -> None:
     relay = Relay(Settings(max_flows=8))
     open_in_order(relay, "eeeeeeee")
+    relay.tick += LIVE
     assert relay.harness.open(client(9), LOCAL, OWNER, 42, False)
     assert not relay.harness.open(client(10), LOCAL, OWNER, 43, False)
 
@@ -330,6 +393,6 @@ def test_repair_keeps_sessions_together() -> None:
     relay.harness.open(client(100), LOCAL, OWNER, 7)
     tick = relay.tick
     relay = Relay(relay.settings, relay.slot)
-    relay.tick = tick
+    relay.tick = tick + LIVE
     relay.harness.open(client(9), LOCAL, OWNER, 42, False)
     assert present(relay) == [2, 3, 4, 5, 6, 7, 8, 9, 100]

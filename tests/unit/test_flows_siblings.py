@@ -6,6 +6,8 @@ reads its siblings' tables. All through the Harness: two relays whose slots shar
 
 from __future__ import annotations
 
+import pytest
+
 from _fastpath.slot import Slot
 from tests.support.harness import (
     CLIENT,
@@ -67,6 +69,81 @@ def test_a_siblings_flow_is_adopted_by_a_check_of_a_retired_key() -> None:
     assert other.slot.tokens()[0, "flow"] == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        (token(serial=2, key_id=6), "token_key"),
+        (token()[:-4] + "AAAA", "token_forged"),
+        (token()[:-1] + "B", "no_token"),
+        ("A" + token()[1:], "token_version"),
+    ],
+)
+def test_a_siblings_flow_is_not_adopted_by_a_check_that_is_refused(text: str, verdict: str) -> None:
+    """Nor by one of a retired key that is not the flow's own."""
+    one, other = siblings()
+    one.up(check(token()))
+    one.down(framed(CLIENT, LOCAL, answer()))
+    assert other.up(check(text)) == (verdict, None)
+    assert_nothing_adopted(other)
+
+
+def test_a_siblings_flow_is_adopted_by_another_authentic_token() -> None:
+    one, other = siblings()
+    one.up(check(token()))
+    one.down(framed(CLIENT, LOCAL, answer()))
+    assert other.up(check(token(serial=2)))[0] == "restart"
+    assert other.up(check(token()))[0] == "check"
+    assert other.slot.events()["flows_adopted"] == 1
+
+
+def assert_nothing_adopted(relay: Relay) -> None:
+    assert relay.slot.flow_list() == []
+    assert relay.slot.events()["flows_adopted"] == 0
+
+
+def test_a_siblings_flow_silent_for_too_long_is_not_adopted() -> None:
+    one, other = siblings()
+    one.harness.open(CLIENT, LOCAL, OWNER, 1)
+    other.tick += 30 * SECOND + 1
+    assert other.up(RTP) == ("no_flow", None)
+    assert other.down(framed(CLIENT, LOCAL, RTP)) == ("no_flow", None)
+    assert_nothing_adopted(other)
+    other.tick -= 1
+    assert other.up(RTP)[0] == "adopted"
+
+
+def test_a_check_finds_a_siblings_flow_too_old_and_opens_its_own() -> None:
+    one, other = siblings()
+    one.up(check(token()))
+    one.down(framed(CLIENT, LOCAL, answer()))
+    other.tick += 30 * SECOND + 1
+    assert other.up(check(token()))[0] == "opened"
+    assert other.slot.events()["flows_adopted"] == 0
+
+
+def test_a_flow_of_a_socket_that_is_not_here_is_not_adopted() -> None:
+    """The relay listens on four; the sibling was started with another list."""
+    one, other = siblings()
+    one.harness.open(CLIENT, LOCAL, OWNER, 1, socket=4)
+    one.harness.open(client(1), LOCAL, OWNER, 2, socket=3)
+    assert other.up(RTP) == ("no_flow", None)
+    assert other.down(framed(CLIENT, LOCAL, RTP)) == ("no_flow", None)
+    assert_nothing_adopted(other)
+    assert other.up(RTP, client(1))[0] == "adopted"
+
+
+def test_a_siblings_flow_of_a_token_that_is_full_here_is_not_adopted() -> None:
+    one, other = siblings()
+    one.up(check(token()))
+    one.down(framed(CLIENT, LOCAL, answer()))
+    for number in range(8):
+        other.up(check(token()), client(number))
+        other.down(framed(client(number), LOCAL, answer()))
+    assert other.up(RTP) == ("no_flow", None)
+    assert other.up(check(token())) == ("token_full", None)
+    assert len(other.slot.flow_list()) == 8
+
+
 def test_a_siblings_flow_is_adopted_by_a_packet_down() -> None:
     one, other = siblings()
     one.harness.open(CLIENT, LOCAL, OWNER, 1)
@@ -77,7 +154,9 @@ def test_a_siblings_flow_is_adopted_by_a_packet_down() -> None:
 def test_a_siblings_flow_is_not_adopted_for_a_stranger() -> None:
     one, other = siblings()
     one.harness.open(CLIENT, LOCAL, OWNER, 1)
-    assert other.down(framed(CLIENT, LOCAL, RTP), STRANGER) == ("not_next_hop", None)
+    assert other.down(framed(CLIENT, LOCAL, RTP), STRANGER) == ("no_flow", None)
+    assert other.down(framed(CLIENT, LOCAL, answer()), STRANGER) == ("no_flow", None)
+    assert_nothing_adopted(other)
 
 
 def test_torn_and_half_open_flows_of_a_sibling_are_not_adopted() -> None:

@@ -204,6 +204,31 @@ def test_a_spoofed_check_of_another_owner_does_not_move_a_live_flow() -> None:
     assert flow["owner"] == OWNER
 
 
+def test_a_sniffed_check_pushes_out_none_of_eight_live_flows() -> None:
+    relay = Relay()
+    paths = [("203.0.113.5", 5000 + number) for number in range(8)]
+    for path in paths:
+        established(relay, path)
+    for _ in range(10):
+        relay.tick += 2 * SECOND
+        assert {relay.up(RTP, path)[0] for path in paths} == {"media"}
+        assert relay.up(check(token(serial=77)), ("198.51.100.66", 1)) == ("token_full", None)
+
+
+def test_a_spoofed_check_of_another_session_does_not_rename_a_live_flow() -> None:
+    """An owner's answer does not say which check it is for; the client's own checks keep the flow its own."""
+    relay = Relay()
+    established(relay)
+    for _ in range(20):
+        relay.tick += 5 * SECOND
+        assert relay.up(check(token(serial=78)), KNOWN)[0] == "restart"
+        assert relay.down(framed(KNOWN, LOCAL, answer()))[0] == "answer"
+        assert relay.up(check(token(serial=77)), KNOWN)[0] == "check"
+    flow = relay.flow(KNOWN)
+    assert flow is not None
+    assert flow["nonce"] == 77 << 40
+
+
 def test_a_flood_of_half_open_flows_is_bounded_and_established_ones_live() -> None:
     relay = Relay(Settings(max_flows=100, max_half_open=20))
     established(relay)

@@ -218,6 +218,16 @@ def test_crash_loop_stops_everything(caplog: pytest.LogCaptureFixture) -> None:
     assert "worker 0: ended 4 times in a row within 1 s of its start, last by signal 11 (SIGSEGV)" in caplog.text
 
 
+def test_what_is_not_essential_may_crash_for_ever() -> None:
+    """An admin process that cannot start must not end the workers and the calls they carry."""
+    world = World("worker 0", "admin", crash_limit=4)
+    world.lives(itertools.chain([None], itertools.repeat(0.0)))
+    world.signal_after(60, signal.SIGINT)
+    assert world.run() == 0
+    assert world.children[0].restarts == 0
+    assert world.children[1].restarts > 50
+
+
 def test_two_children_crashing_in_turns_do_not_add_up() -> None:
     world = World("worker 0", "worker 1", crash_limit=3)
     world.lives(iter([0.0, 0.0, 0.0, 0.0, None, None]))

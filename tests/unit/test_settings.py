@@ -81,9 +81,17 @@ def test_half_open_flows_are_an_eighth(key_file: str) -> None:
         ({"max_flows": 1 << 24}, "--max-flows"),
         ({"flow_timeout_s": 0.5}, "--flow-timeout"),
         ({"half_open_timeout_s": 90_000.0}, "--half-open-timeout"),
-        ({"internal": parse_address("[::1]:0"), "backends": networks("10.0.0.0/8")}, "--internal"),
+        ({"internal": parse_address("[fd00::1]:0"), "backends": networks("10.0.0.0/8")}, "--internal"),
         ({"internal": parse_address("127.0.0.1:0"), "backends": networks("fd00::/8")}, "--internal"),
         ({"listen": [LOCAL], "internal": LOCAL}, "--internal"),
+        ({"internal": LOCAL, "backends": networks("10.0.0.0/8")}, "--internal"),
+        ({"internal": parse_address("[fd00::1]:0"), "backends": networks("10.0.0.0/8", "fd00::/8")}, "--internal"),
+        ({"listen": [parse_address("239.1.1.1:1")], "backends": networks("127.0.0.0/8")}, "--listen"),
+        ({"listen": [parse_address("255.255.255.255:1")], "backends": networks("127.0.0.0/8")}, "--listen"),
+        ({"listen": [parse_address("169.254.1.1:1")], "backends": networks("127.0.0.0/8")}, "--listen"),
+        ({"max_half_open": 2000, "max_flows": 1000}, "--max-half-open"),
+        ({"recv_buffer": 0}, "--recv-buffer"),
+        ({"recv_buffer": 4 << 30}, "--recv-buffer"),
     ],
 )
 def test_mistakes_are_named(key_file: str, changed: dict[str, Any], where: str) -> None:

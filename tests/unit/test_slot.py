@@ -33,7 +33,7 @@ from tests.support.harness import (
 from tests.support.packets import RTP, answer, check, framed
 
 FLOWS = 100
-COUNTERS = 56
+COUNTERS = 59
 PAGE = 4096
 
 
@@ -73,7 +73,7 @@ def test_the_batch_state_leaves_its_page_to_itself() -> None:
 
 def test_numbers_that_are_interfaces() -> None:
     assert (slot_module.LAYOUT, slot_module.TICKS_PER_SECOND, slot_module.SECRET_BYTES) == (1, 16, 16)
-    assert slot_module.MOST_FLOWS == 0xFFFFFD
+    assert slot_module.MOST_FLOWS == 1 << 22
     assert len(COUNTER_NAMES) == COUNTERS
     assert len(EVENT_NAMES) == 7
     assert len(TOKEN_OUTCOME_NAMES) == 7
@@ -150,20 +150,23 @@ def test_a_flow_in_memory() -> None:
     """Every field where docs/wire.md puts it."""
     memory = memory_of(FLOWS)
     relay = Relay(Settings(max_flows=FLOWS), Slot.create(memory, FLOWS, SECRET))
+    relay.tick = 70_000
     relay.up(check(token()))
-    relay.tick += 3
+    relay.tick += 1
+    relay.up(check(token()))
+    relay.tick += 2
     relay.down(framed(CLIENT, LOCAL, answer()))
     relay.tick += 4
     relay.up(check(token(OTHER)))
     at = word(memory, 32) + 64
     key = oracle.spp_key(CLIENT, LOCAL)
     assert memory[at : at + 36] == key
-    state, flags, socket, _, next_hop, owner, pending, generation = struct.unpack_from("<4B4H", memory, at + 36)
-    assert (state, flags, socket, generation) == (2, 0, 0, 2)
+    state, socket, checked, next_hop, owner, pending, generation = struct.unpack_from("<2B5H", memory, at + 36)
+    assert (state, socket, checked, generation) == (2, 0, 70_001 & 0xFFFF, 2)
     fingerprint, pending_fingerprint = struct.unpack_from("<2Q", memory, at + 48)
     assert fingerprint == oracle.siphash_1_3(SECRET, token().encode())
     assert pending_fingerprint == oracle.siphash_1_3(SECRET, token(OTHER).encode())
-    assert struct.unpack_from("<4I", memory, at + 64) == (1007, 1003, 1000, 0)  # seen, answered, opened, bucket
+    assert struct.unpack_from("<4I", memory, at + 64) == (70_007, 70_003, 70_000, 0)  # seen, answered, opened, bucket
     assert word(memory, at + 80) == int.from_bytes((1).to_bytes(6, "big"), "little")
     assert word(memory, at + 88, 4) == oracle.siphash_1_3(SECRET, key) & 0xFFFFFFFF
     assert word(memory, at + 92, 4) == 0xFFFFFFFF
@@ -218,7 +221,7 @@ def test_a_slot_of_another_kind_is_refused(at: int, message: str) -> None:
         Slot.open(memory)
 
 
-@pytest.mark.parametrize("max_flows", [0, 0x1000000, 0xFFFFFFFF])
+@pytest.mark.parametrize("max_flows", [0, (1 << 22) + 1, 0xFFFFFFFF])
 def test_a_slot_of_impossible_size_is_refused(max_flows: int) -> None:
     memory, _ = made()
     memory[12:16] = max_flows.to_bytes(4, "little")
@@ -317,6 +320,14 @@ def test_names_of_counters_are_in_the_order_of_the_memory() -> None:
     values = struct.unpack_from(f"<{COUNTERS}Q", memory, block + 8)
     assert dict(zip(COUNTER_NAMES, values, strict=True)) == relay.slot.counters()
     assert values[1] == 1  # up_media
+
+
+def test_resumptions_of_the_open_batch_are_counted_in_memory() -> None:
+    memory = memory_of(FLOWS)
+    slot = Slot.create(memory, FLOWS, SECRET)
+    for workers in (1, 2, 3):
+        Relay(Settings(max_flows=FLOWS), slot)
+        assert word(memory, word(memory, 48) + 20, 4) == workers
 
 
 def test_tokens_are_counted_by_key_and_outcome() -> None:
