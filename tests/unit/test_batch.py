@@ -274,8 +274,7 @@ def resumes_of(memory: mmap.mmap) -> memoryview:
 @pytest.mark.parametrize("killed", [0, 1, 2, 3])
 def test_a_batch_that_kills_workers_is_given_up_by_the_third_successor(sockets: Sockets, killed: int) -> None:
     """What has a verdict keeps it, the others are abandoned; both are counted."""
-    memory = memory_of(64)
-    slot = Slot.create(memory, 64, SECRET)
+    slot = Slot.create(memory := memory_of(64), 64, SECRET)
     packets = [(who, LOCAL, check(token(sockets.owner.getsockname(), who[1]))) for who in clients(5)]
     worker = Harness(sockets.worker(slot))
     worker.take_up(packets)
@@ -296,8 +295,7 @@ def test_a_batch_that_kills_workers_is_given_up_by_the_third_successor(sockets: 
 
 @pytest.mark.native
 def test_a_batch_down_that_kills_workers_is_given_up_too(sockets: Sockets) -> None:
-    memory = memory_of(64)
-    slot = Slot.create(memory, 64, SECRET)
+    slot = Slot.create(memory := memory_of(64), 64, SECRET)
     relay = Harness(sockets.worker(slot))
     here = sockets.owner.getsockname()
     assert relay.open(here, sockets.local, OWNER, 1)
@@ -315,8 +313,7 @@ def test_a_batch_down_that_kills_workers_is_given_up_too(sockets: Sockets) -> No
 
 @pytest.mark.native
 def test_a_batch_received_anew_has_killed_nobody(sockets: Sockets) -> None:
-    memory = memory_of(64)
-    slot = Slot.create(memory, 64, SECRET)
+    slot = Slot.create(memory := memory_of(64), 64, SECRET)
     for _ in range(5):
         Harness(sockets.worker(slot))
     worker = threading.Thread(target=sockets.worker(slot).run)
