@@ -59,6 +59,8 @@ from _fastpath.wire.address cimport Endpoint, from_sockaddr, is_answerable, to_s
 from _fastpath.verdicts import VERDICTS_BY_NUMBER
 from _fastpath.wire.envelope import key_of, mapped, unmapped
 
+Address = tuple[str, int]
+
 SIZES = {"Flow": sizeof(Flow), "FlowsHeader": sizeof(FlowsHeader), "Peer": sizeof(Peer), "PeersHeader": sizeof(PeersHeader),
          "BatchState": sizeof(BatchState), "SlotHeader": sizeof(SlotHeader), "mmsghdr": sizeof(mmsghdr)}
 OFFSETS = {"epoch": <size_t>&(<SlotHeader*>0).epoch, "heart": <size_t>&(<SlotHeader*>0).heart,

@@ -6,7 +6,7 @@ from libc.string cimport memcmp, memcpy
 from _fastpath.batch cimport NAME_ROOM, CONTROL_ROOM, Packet, name_of, payload_of
 from _fastpath.flows cimport (
     FLOW_ESTABLISHED, Flow, flow_remember, flow_establish, flow_find, flow_retoken, flow_route, key_hash,
-    next_hop_of, owner_of, prefetch_flow, prefetch_word,
+    next_hop_of, owner_of, prefetch_flow, prefetch_word, token_takes,
 )
 from _fastpath.peers cimport NO_PEER
 from _fastpath.router cimport ANY_TOKEN, Public
@@ -110,11 +110,13 @@ cdef uint8_t from_contender(Router* router, Flow* flow, const Endpoint* sender) 
         return DOWN_NOT_NEXT_HOP
     if flow.state == FLOW_ESTABLISHED and router.tick - flow.answered < router.owner_hold_ticks:
         return DOWN_OWNER_LIVE
+    if not token_takes(&router.flows, flow, flow.pending_token):
+        return DOWN_NOT_NEXT_HOP                  # a flow goes with its token, and that one has its flows already
+    flow.seen = router.tick
     flow_route(&router.flows, flow, contender, contender)
     flow_retoken(&router.flows, flow, flow.pending_token)
     flow_remember(&router.flows, flow, NO_PEER, 0)
     flow_establish(&router.flows, flow)
-    flow.seen = router.tick
     flow.answered = router.tick
     router.events[FLOWS_MOVED] += 1
     return DOWN_MOVED

@@ -149,6 +149,7 @@ cdef void flow_retoken(FlowTable* table, Flow* flow, uint64_t token) noexcept no
 cdef void flow_establish(FlowTable* table, Flow* flow) noexcept nogil
 cdef void flow_route(FlowTable* table, Flow* flow, uint16_t next_hop, uint16_t owner) noexcept nogil
 cdef void flow_remember(FlowTable* table, Flow* flow, uint16_t owner, uint64_t token) noexcept nogil
+cdef bint token_takes(const FlowTable* table, const Flow* flow, uint64_t token) noexcept nogil
 cdef bint token_has_flow(const FlowTable* table, uint64_t token) noexcept nogil
 cdef bint token_is_full(const FlowTable* table, uint64_t token, uint32_t tick) noexcept nogil
 cdef bint flow_copy(const FlowTable* sibling, const uint8_t* key, uint32_t hash, FlowCopy* copy) noexcept nogil

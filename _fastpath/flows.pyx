@@ -181,6 +181,13 @@ cdef bint token_has_flow(const FlowTable* table, uint64_t token) noexcept nogil:
     return chain_head(table, token) != NULL
 
 
+cdef bint token_takes(const FlowTable* table, const Flow* flow, uint64_t token) noexcept nogil:
+    """The flow is the token's already, or the token has room for it without pushing out another."""
+    cdef int count
+    eviction_victim(table, token, flow.seen, &count)
+    return flow.token == token or count < FLOWS_PER_TOKEN
+
+
 cdef bint token_is_full(const FlowTable* table, uint64_t token, uint32_t tick) noexcept nogil:
     """It has as many flows as it may, and all are alive."""
     cdef int count
@@ -265,14 +272,13 @@ cdef void flow_establish(FlowTable* table, Flow* flow) noexcept nogil:
 cdef void flow_retoken(FlowTable* table, Flow* flow, uint64_t token) noexcept nogil:
     """The flow's session has another token now (ICE restart, or another owner). A token that has its flows already gets no other
     this way: nobody's flow is pushed out by somebody's restart. Its checks are then verified each time, which is all it loses."""
-    cdef int count
-    eviction_victim(table, token, flow.seen, &count)
-    if flow.token == token or count >= FLOWS_PER_TOKEN:
+    if flow.token == token or not token_takes(table, flow, token):
         return
     keep_indexes_short(table)
     chain_unlink(table, flow)
     flow.token = token
     flow.nonce = 0
+    flow.checked = <uint16_t>flow.seen
     chain_link(table, flow)
 
 

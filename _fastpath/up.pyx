@@ -220,6 +220,9 @@ cdef uint8_t route_new_token(Router* router, Packet* packet, uint32_t socket, Fl
     cdef Route route
     cdef TokenResult result = token_verify(&router.keys, username.start, length, &route)
     cdef uint16_t owner
+    if result == TOKEN_VERIFIED and not allowed(router, &route.owner):
+        count_token(router, route.key_id, OUTCOME_FOREIGN_OWNER)
+        return UP_FOREIGN_OWNER
     if flow == NULL and (result == TOKEN_VERIFIED or result == TOKEN_UNKNOWN_KEY):
         # A sibling's flow may know a token whose key is retired; it is taken over only if this is its own token.
         flow = adopt(router, packet, NULL, ANY_TOKEN if result == TOKEN_VERIFIED else token)
@@ -227,9 +230,6 @@ cdef uint8_t route_new_token(Router* router, Packet* packet, uint32_t socket, Fl
             return own_check(router, packet, flow, username.start)
     if result != TOKEN_VERIFIED:
         return refusal(router, result, username.start)
-    if not allowed(router, &route.owner):
-        count_token(router, route.key_id, OUTCOME_FOREIGN_OWNER)
-        return UP_FOREIGN_OWNER
     count_token(router, route.key_id, OUTCOME_VERIFIED)
     if flow == NULL and load32(router.draining) and not token_has_flow(&router.flows, token):
         return UP_DRAINING                        # a new path of a call that is here is no new session
@@ -281,8 +281,9 @@ cdef Flow* adopt(Router* router, Packet* packet, const Endpoint* sender, uint64_
     cdef FlowCopy copy
     cdef uint32_t i
     for i in range(router.siblings):
-        if flow_copy(&router.sibling_flows[i], envelope_key(packet.payload), packet.hash, &copy):
-            return take_over(router, packet, &copy) if fits(router, &copy, sender, token) else NULL
+        if flow_copy(&router.sibling_flows[i], envelope_key(packet.payload), packet.hash, &copy) \
+                and fits(router, &copy, sender, token):
+            return take_over(router, packet, &copy)
     return NULL
 
 

@@ -135,7 +135,7 @@ class Model:
         """Nothing when the token has its flows: nobody's flow is pushed out by a restart."""
         if flow.token != token and self.has_room(token):
             self.unlink(flow)
-            flow.token, flow.random = token, NO_NONCE
+            flow.token, flow.random, flow.checked = token, NO_NONCE, self.tick
             self.link(flow)
             self.events["retokened"] += 1
 
@@ -305,6 +305,8 @@ class Model:
             return "not_next_hop", None
         if flow.established and self.since(flow.answered) < self.hold_ticks:
             return "owner_live", None
+        if flow.token != flow.pending_token and not self.has_room(flow.pending_token):
+            return "not_next_hop", None
         flow.owner = sender
         self.retoken(flow, flow.pending_token)
         flow.pending_owner = flow.pending_token = None

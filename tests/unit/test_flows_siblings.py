@@ -226,3 +226,16 @@ def test_a_sibling_full_of_flows_is_searched_within_bounds() -> None:
     results = other.harness.up([(client(number), LOCAL, RTP) for number in range(1, 65)])
     assert {verdict for verdict, _ in results} <= {"adopted", "no_flow"}
     assert sum(verdict == "adopted" for verdict, _ in results) > 50
+
+
+def test_a_copy_that_does_not_fit_hides_no_other() -> None:
+    """Two siblings have the flow, the first one's is long silent: it had it before the kernel last moved it."""
+    first, second = siblings()[0], siblings()[0]
+    for each in (first, second):
+        each.up(check(token()))
+        each.down(framed(CLIENT, LOCAL, answer()))
+    second.tick += 31 * SECOND
+    second.up(RTP)
+    third = Relay(Settings(siblings=(first.slot, second.slot)))
+    third.tick = second.tick
+    assert third.up(RTP) == ("adopted", (OWNER, framed(CLIENT, LOCAL, RTP)))

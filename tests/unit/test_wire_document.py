@@ -16,7 +16,7 @@ from _fastpath.wire.token import Keyring
 from tests.support import packets
 from tests.support.harness import SECRET, memory_of
 
-pytestmark = pytest.mark.tree
+pytestmark = pytest.mark.tree  # reads docs/
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "wire.md").read_text()
 ROUTE_KEYS = packets.load_vectors("token.json")["route_keys"]
