@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import struct
 from pathlib import Path
@@ -18,14 +19,19 @@ from tests.support.harness import SECRET, memory_of
 
 pytestmark = pytest.mark.tree  # reads docs/
 
-TEXT = (Path(__file__).resolve().parents[2] / "docs" / "wire.md").read_text()
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "wire.md"
 ROUTE_KEYS = packets.load_vectors("token.json")["route_keys"]
+
+
+@functools.cache
+def text() -> str:
+    return DOCUMENT.read_text()
 
 
 def rows(*headings: str) -> list[list[str]]:
     """The body of the one table with these headings."""
     pattern = re.escape("| " + " | ".join(headings) + " |") + r"\n\|[ -|]*\|\n((?:\|.*\n)+)"
-    [body] = re.findall(pattern, TEXT)
+    [body] = re.findall(pattern, text())
     return [[cell.strip().strip("`") for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in body.splitlines()]
 
 
@@ -51,7 +57,7 @@ def test_tokens_verify_and_are_those_of_the_vectors() -> None:
 
 def test_the_first_token_in_steps() -> None:
     first = packets.load_vectors("token.json")["tokens"][0]
-    steps = re.search(r"payload `(\w+)`, head `08`, tag `(\w+)`,\nkeystream `(\w+)`", TEXT)
+    steps = re.search(r"payload `(\w+)`, head `08`, tag `(\w+)`,\nkeystream `(\w+)`", text())
     assert steps is not None
     assert steps.groups() == (first["payload"], first["tag"], first["keystream"])
 
@@ -91,9 +97,9 @@ def test_numbers_of_the_counters() -> None:
     names = ("packets_up", "packets_down", "bytes_up", "bytes_down", "batches", "batch_le_1", "batch_le_512")
     numbers = [COUNTER_NAMES.index(name) for name in names]
     assert numbers == [44, 45, 46, 47, 48, 49, 58]
-    assert "44 packets up, 45 packets down, 46 bytes up, 47 bytes down" in TEXT
-    assert "48 batches, and 49 to 58 batches" in TEXT
-    assert f"then u64[{len(COUNTER_NAMES)}]" in TEXT
+    assert "44 packets up, 45 packets down, 46 bytes up, 47 bytes down" in text()
+    assert "48 batches, and 49 to 58 batches" in text()
+    assert f"then u64[{len(COUNTER_NAMES)}]" in text()
 
 
 def test_sections_and_sizes() -> None:
@@ -111,7 +117,7 @@ def test_sections_and_sizes() -> None:
 
 def field_at(name: str) -> int:
     """Where a table says a field is: the first row whose text begins so."""
-    found = re.search(rf"^\| (\d+) \| [^|]+ \| {re.escape(name)}", TEXT, re.MULTILINE)
+    found = re.search(rf"^\| (\d+) \| [^|]+ \| {re.escape(name)}", text(), re.MULTILINE)
     assert found is not None, name
     return int(found.group(1))
 
@@ -137,6 +143,6 @@ def test_the_last_fields_end_where_the_structures_do() -> None:
     assert field_at("token outcomes by key id") + 8 * 8 * len(TOKEN_OUTCOME_NAMES) == SIZES["SlotHeader"]
     assert field_at("events:") + 8 * len(EVENT_NAMES) == field_at("token outcomes by key id")
     block = 8 * (1 + len(COUNTER_NAMES))
-    assert f"| 576, {576 + block} | {block} bytes each |" in TEXT
+    assert f"| 576, {576 + block} | {block} bytes each |" in text()
     assert SIZES["BatchState"] == 576 + 2 * block
-    assert f"layout: {LAYOUT}" in TEXT
+    assert f"layout: {LAYOUT}" in text()
