@@ -45,6 +45,7 @@ def test_agrees_with_the_oracle(key: bytes, data: bytes) -> None:
     assert siphash_1_3(key, data) == oracle.siphash_1_3(key, data)
 
 
+@pytest.mark.native
 def test_1_3_is_what_this_python_hashes_bytes_with() -> None:
     """With PYTHONHASHSEED=0 CPython's key is zero; -1 is no hash there, so it would become -2."""
     if sys.hash_info.algorithm != "siphash13":
