@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,8 @@ def key_file(tmp_path: Path) -> Path:
 @pytest.fixture
 def namespaces() -> Iterator[Namespaces]:
     """Named networks of this test's own, gone with it."""
-    if os.geteuid() != 0 or subprocess.run(["ip", "netns", "list"], capture_output=True, check=False).returncode:
-        pytest.skip("network namespaces need root and iproute2")
+    usable = os.geteuid() == 0 and shutil.which("ip") and shutil.which("sysctl")
+    if not usable or subprocess.run(["ip", "netns", "list"], capture_output=True, check=False).returncode:
+        pytest.skip("network namespaces need root, iproute2 and procps")
     with Namespaces() as made:
         yield made
