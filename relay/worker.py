@@ -2,7 +2,7 @@
 
 The hot thread is the process's main thread, pinned, and runs `Forwarder.run` without the GIL from start to end. The
 cold thread is niced and not pinned; it may be as slow as it likes: nothing the hot thread does waits for it.
-Sockets and memory are the launcher's (`slots`); a worker opens nothing.
+Sockets and memory are the launcher's (`slots`); a worker opens no socket and no memory.
 """
 
 from __future__ import annotations
