@@ -28,7 +28,7 @@ from _fastpath.batch cimport (
 from _fastpath.down cimport decide_down, queue_down
 from _fastpath.flows cimport TICKS_PER_SECOND, FlowTable, flows_attach, flows_repair, flows_sweep
 from _fastpath.peers cimport PeerTable, peers_attach, peers_collect
-from _fastpath.router cimport INTERNAL, NETWORKS_MAX, SIBLINGS_MAX, Network, Public
+from _fastpath.router cimport INTERNAL, NETWORKS_MAX, SIBLINGS_MAX, Public
 from _fastpath.sockets cimport (
     CLOCK_MONOTONIC_COARSE,
     EINTR,
@@ -46,6 +46,7 @@ from _fastpath.sockets cimport (
 )
 from _fastpath.up cimport decide_up
 from _fastpath.verdicts cimport *
+from _fastpath.wire.address cimport Network
 from _fastpath.wire.token cimport Keyring
 
 cdef enum:

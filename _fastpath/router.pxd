@@ -18,6 +18,7 @@ from _fastpath.flows cimport FlowTable
 from _fastpath.peers cimport PeerTable
 from _fastpath.siphash cimport SipKey
 from _fastpath.verdicts cimport TOKEN_OUTCOMES
+from _fastpath.wire.address cimport Network
 from _fastpath.wire.token cimport TokenKeys
 
 cdef enum:
@@ -25,12 +26,7 @@ cdef enum:
     SIBLINGS_MAX = 256                # workers of one relay
     NETWORKS_MAX = 64                 # --backends
     ANY_TOKEN = 0
-    MAPPED_BITS = 96                  # prefix of the IPv4-mapped addresses
     INTERNAL = 255                    # the internal socket's index where public ones are 0..15
-
-cdef struct Network:
-    uint8_t prefix[16]
-    int bits
 
 cdef struct Public:
     int family

@@ -97,6 +97,7 @@ cdef extern from "<sys/epoll.h>" nogil:
 
 cdef extern from "<time.h>" nogil:
     ctypedef int clockid_t
+    clockid_t CLOCK_MONOTONIC
     clockid_t CLOCK_MONOTONIC_COARSE
 
     struct clock_time "timespec":
@@ -107,6 +108,7 @@ cdef extern from "<time.h>" nogil:
 
 cdef extern from "<unistd.h>" nogil:
     ssize_t read(int fd, void* buffer, size_t count)
+    ssize_t write(int fd, const void* buffer, size_t count)
     int close(int fd)
 
 cdef extern from "<errno.h>" nogil:

@@ -15,7 +15,7 @@ from _fastpath.flows cimport (
     key_hash, next_hop_of, owner_of, prefetch_flow, prefetch_word, token_has_flow, token_is_full,
 )
 from _fastpath.peers cimport NO_PEER, peer_intern
-from _fastpath.router cimport ANY_TOKEN, MAPPED_BITS, Network, Public
+from _fastpath.router cimport ANY_TOKEN, Public
 from _fastpath.siphash cimport siphash13
 from _fastpath.sockets cimport AF_INET, CMSG_DATA, IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6, IPV6_PKTINFO, MSG_TRUNC, cmsghdr, in_pktinfo, mmsghdr
 from _fastpath.verdicts cimport (
@@ -26,7 +26,9 @@ from _fastpath.verdicts cimport (
     UP_PEERS_FULL, UP_RESTART, UP_STUN_MALFORMED, UP_TABLE_FULL, UP_TOKEN_FORGED, UP_TOKEN_FULL, UP_TOKEN_KEY, UP_TOKEN_VERSION,
     UP_TOO_SHORT, UP_TRUNCATED, UP_UNKNOWN_KIND,
 )
-from _fastpath.wire.address cimport ENDPOINT_BYTES, Endpoint, from_sockaddr, is_answerable, is_mapped, map_ipv4
+from _fastpath.wire.address cimport (
+    ENDPOINT_BYTES, Endpoint, from_sockaddr, is_answerable, is_mapped, map_ipv4, within_any,
+)
 from _fastpath.wire.demux cimport KIND_BAD_COOKIE, KIND_STUN, KIND_TOO_SHORT, KIND_UNKNOWN, classify
 from _fastpath.wire.envelope cimport (
     ENVELOPE_BYTES, KEY_CLIENT, KEY_CLIENT_PORT, KEY_LOCAL, KEY_LOCAL_PORT, envelope_key, envelope_seal,
@@ -193,25 +195,12 @@ cdef uint8_t refusal(Router* router, TokenResult result, const uint8_t* text) no
     return UP_TOKEN_FORGED
 
 
-cdef bint within(const Network* network, const uint8_t* address) noexcept nogil:
-    cdef int whole = network.bits >> 3
-    cdef int rest = network.bits & 7
-    if memcmp(network.prefix, address, whole):
-        return False
-    return rest == 0 or (network.prefix[whole] ^ address[whole]) >> (8 - rest) == 0
-
-
 cdef bint allowed(const Router* router, const Endpoint* owner) noexcept nogil:
     """Whether tokens may point there: a host's address inside --backends, of a family that the internal socket can name."""
     cdef bint mapped = is_mapped(owner.address)
-    cdef uint32_t i
     if router.peers.family == AF_INET and not mapped or not is_answerable(owner.address, owner.port):
         return False
-    for i in range(router.backend_count):
-        # An IPv6 network such as ::/0 contains the mapped form of every IPv4 address; it does not mean them.
-        if within(&router.backends[i], owner.address) and not (mapped and router.backends[i].bits < MAPPED_BITS):
-            return True
-    return False
+    return within_any(router.backends, router.backend_count, owner.address)
 
 
 cdef uint8_t route_new_token(Router* router, Packet* packet, uint32_t socket, Flow* flow, const Span* username,

@@ -17,6 +17,13 @@ cdef struct Endpoint:                 # 18 bytes, no padding: compared and hashe
     uint8_t address[16]
     uint8_t port[2]
 
+cdef struct Network:
+    uint8_t prefix[16]
+    int bits
+
+cdef enum:
+    MAPPED_BITS = 96                  # prefix of the IPv4-mapped addresses
+
 cdef extern from *:
     """
     static const unsigned char UFRAG_MAPPED[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
@@ -85,3 +92,19 @@ cdef inline bint is_answerable(const uint8_t* address, const uint8_t* port) noex
         return False
     return load_be32(address) != 0 or load_be32(address + 4) != 0 or load_be32(address + 8) != 0 \
         or load_be32(address + 12) > 0                       # ::
+
+cdef inline bint within(const Network* network, const uint8_t* address) noexcept nogil:
+    cdef int whole = network.bits >> 3
+    cdef int rest = network.bits & 7
+    if memcmp(network.prefix, address, whole):
+        return False
+    return rest == 0 or (network.prefix[whole] ^ address[whole]) >> (8 - rest) == 0
+
+cdef inline bint within_any(const Network* networks, uint32_t count, const uint8_t* address) noexcept nogil:
+    """A short IPv6 prefix such as ::/0 does not contain the IPv4 addresses, although they are written inside it."""
+    cdef bint mapped = is_mapped(address)
+    cdef uint32_t i
+    for i in range(count):
+        if within(&networks[i], address) and not (mapped and networks[i].bits < MAPPED_BITS):
+            return True
+    return False

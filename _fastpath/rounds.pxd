@@ -1,0 +1,27 @@
+"""The rounds of the hot thread of a media process.
+
+A round: wait for the socket, a command or a timer; take a batch; then the commands (so that a session is known before the first check
+that its answer causes, which can only be in this batch or a later one); decide each datagram; pump what has something to send; serve
+timers. Then flush, count, and tell the loop of its events, after everything that had to leave first has left.
+"""
+
+from libc.stdint cimport uint64_t
+
+from _fastpath.engine cimport Engine
+
+cdef enum:
+    ALIGN_SHIFT = 2                   # datagrams are received so that RTP, behind the envelope, is 32-bit aligned
+    HOT_STOPPED = 0
+    HOT_FAILED = 2
+
+cdef struct Hot:
+    int socket
+    int wake                          # rung by the loop: commands, or the slot's words
+    int ring                          # rung for the loop: events
+    int epoll
+    int error
+
+cdef uint64_t clock_us() noexcept nogil
+cdef void work(Engine* engine) noexcept nogil
+cdef void finish(Engine* engine, int ring) noexcept nogil
+cdef int run_rounds(Hot* hot, Engine* engine) noexcept nogil
