@@ -73,6 +73,13 @@ cdef struct Frame:                    # what the audio rings hold, then the payl
     uint8_t marker
     uint8_t payload_type              # up only
 
+cdef struct Arrival:                  # a datagram on its way
+    const uint8_t* name               # the relay's sockaddr
+    uint8_t name_bytes
+    const uint8_t* key
+    uint8_t* body
+    uint32_t length                   # of the body
+
 cdef struct Engine:
     MediaHeader* header
     SessionRow* views

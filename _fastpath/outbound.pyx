@@ -15,7 +15,7 @@ from _fastpath.engine cimport (
 )
 from _fastpath.outbox cimport OUTBOX_PAYLOAD_MOST, outbox_open, outbox_push
 from _fastpath.outcomes cimport OUT_AMPLIFIED, OUT_DTLS, OUT_NO_PATH, OUT_PROTECT, OUT_RTCP, OUT_RTP, OUT_STUN
-from _fastpath.reception cimport ntp_from_us, reception_block, reception_jitter_us, reception_lost
+from _fastpath.reception cimport ntp_from_us, reception_block
 from _fastpath.rings cimport ring_commit, ring_peek, ring_pop, ring_reserve, ring_room
 from _fastpath.sessions cimport (
     NO_PATH, PATH_CHECKED, PATH_FREE, PATH_PROVEN, PATHS_MOST, TOKEN_ROOM, UFRAG_ROOM, Credential,
@@ -246,11 +246,9 @@ cdef void send_report(Engine* engine, Session* session, bint bye) noexcept nogil
     what.cname_bytes = engine.cname_bytes
     what.bye = bye
     fill_sender(engine, session, &what)
-    if session.sources:
+    if session.heard:
         what.has_block = True
         reception_block(&session.source[session.main_source], engine.now_us, &what.block)
-        session.view.lost_up = <uint32_t>max(0, reception_lost(&session.source[session.main_source]))
-        session.view.jitter_up_us = reception_jitter_us(&session.source[session.main_source])
     path = &session.paths[session.active]
     out = outbox_open(&engine.outbox, path.key, path.name, path.name_bytes)
     length = <int>rtcp_write(out, &what)

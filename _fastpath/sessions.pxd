@@ -19,6 +19,7 @@ from _fastpath.wheel cimport Wheel
 cdef enum:
     PATHS_MOST = 8
     CREDENTIALS_MOST = 3              # the present one and those of before the last ICE restarts
+    RETIRED_MOST = 64                 # earlier tokens of a call; more restarts than that are refused
     SOURCES_MOST = 4                  # SSRCs: thousands would make libsrtp's list slow, and each is memory
     TOKEN_ROOM = 48
     UFRAG_ROOM = 256                  # RFC 8839 5.4
@@ -94,6 +95,8 @@ cdef struct Session:
     uint8_t sources
     uint8_t main_source               # the one heard last
     Reception source[SOURCES_MOST]
+    uint8_t retired_count
+    uint32_t retired[RETIRED_MOST]    # hashes of tokens whose place another has taken: silence, but never `gone`
     Path paths[PATHS_MOST]
     Credential credentials[CREDENTIALS_MOST]
 
@@ -101,6 +104,7 @@ cdef struct Sessions:
     Session* all
     uint32_t capacity
     Index tokens                      # number: session * CREDENTIALS_MOST + credential
+    Index retired                     # number: the session
     Index flows                       # number: session * PATHS_MOST + path
     SipKey secret
     Wheel wheel
@@ -110,6 +114,7 @@ cdef void sessions_free(Sessions* sessions) noexcept nogil
 cdef uint32_t sessions_hash(const Sessions* sessions, const uint8_t* data, size_t length) noexcept nogil
 cdef Credential* credential_find(Sessions* sessions, const uint8_t* token, size_t length, uint32_t* session) noexcept nogil
 cdef void credential_add(Sessions* sessions, uint32_t session, const Credential* credential) noexcept nogil
+cdef bint token_is_retired(const Sessions* sessions, const uint8_t* token, size_t length) noexcept nogil
 cdef Path* path_by_key(Sessions* sessions, const uint8_t* key, uint32_t hash, uint32_t* session) noexcept nogil
 cdef Path* path_of(Session* session, const uint8_t* key) noexcept nogil
 cdef Path* path_open(Sessions* sessions, uint32_t number, const uint8_t* key, uint64_t now_us) noexcept nogil

@@ -17,6 +17,7 @@ cdef int sessions_make(Sessions* sessions, uint32_t capacity, const uint8_t* sec
     sessions.capacity = capacity
     memcpy(&sessions.secret, secret, sizeof(sessions.secret))
     if sessions.all == NULL or index_make(&sessions.tokens, capacity * CREDENTIALS_MOST) < 0 \
+            or index_make(&sessions.retired, capacity * RETIRED_MOST) < 0 \
             or index_make(&sessions.flows, capacity * PATHS_MOST) < 0 or wheel_make(&sessions.wheel, capacity, now_us) < 0:
         sessions_free(sessions)
         return -1
@@ -26,6 +27,7 @@ cdef int sessions_make(Sessions* sessions, uint32_t capacity, const uint8_t* sec
 cdef void sessions_free(Sessions* sessions) noexcept nogil:
     free(sessions.all)
     free(sessions.tokens.words)
+    free(sessions.retired.words)
     free(sessions.flows.words)
     free(sessions.wheel.entries)
     memset(sessions, 0, sizeof(Sessions))
@@ -64,12 +66,26 @@ cdef uint8_t credential_place(const Session* session) noexcept nogil:
     return place
 
 
+cdef void retire(Sessions* sessions, uint32_t number, uint32_t hash) noexcept nogil:
+    cdef Session* session = &sessions.all[number]
+    if session.retired_count < RETIRED_MOST:
+        session.retired[session.retired_count] = hash
+        session.retired_count += 1
+        index_insert(&sessions.retired, hash, number)
+
+
+cdef bint token_is_retired(const Sessions* sessions, const uint8_t* token, size_t length) noexcept nogil:
+    cdef uint32_t at
+    return index_first(&sessions.retired, sessions_hash(sessions, token, length), &at) != <uint32_t>NO_NUMBER
+
+
 cdef void credential_add(Sessions* sessions, uint32_t session, const Credential* credential) noexcept nogil:
     cdef uint8_t place = credential_place(&sessions.all[session])
     cdef Credential* own = &sessions.all[session].credentials[place]
     cdef uint32_t number = session * CREDENTIALS_MOST + place
     if own.token_bytes:
         index_remove(&sessions.tokens, own.hash, number)
+        retire(sessions, session, own.hash)
     own[0] = credential[0]
     own.used = 0
     own.hash = sessions_hash(sessions, own.token, own.token_bytes)
@@ -170,5 +186,7 @@ cdef void session_clear(Sessions* sessions, uint32_t number) noexcept nogil:
     for i in range(<uint32_t>CREDENTIALS_MOST):
         if session.credentials[i].token_bytes:
             index_remove(&sessions.tokens, session.credentials[i].hash, number * CREDENTIALS_MOST + i)
+    for i in range(session.retired_count):
+        index_remove(&sessions.retired, session.retired[i], number)
     wheel_cancel(&sessions.wheel, number)
     memset(session, 0, sizeof(Session))

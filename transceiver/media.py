@@ -1,0 +1,300 @@
+"""A media process: the hot thread, and the asyncio loop that drives everything else of its calls.
+
+The hot thread runs `MediaEngine.run`, pinned, without the GIL, from start to end. The loop (uvloop, the main thread)
+serves HTTP, hands the hot thread's events to the calls, keeps their timers, and measures both threads once a second.
+Here, and nowhere else in the transceiver, the clock is read. The end, in order: the launcher sets a word and rings;
+the loop ends every call, which says goodbye to its client; the hot thread confirms the last one and is halted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import hashlib
+import hmac
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import uvloop
+
+from _fastpath.media import MediaEngine
+from _fastpath.media_slot import MediaSlot
+from _fastpath.wire.envelope import mapped
+from relay.runtime import watch
+from relay.runtime.config import Network
+from relay.runtime.errors import EXIT_FAILURE, ConfigError
+from relay.runtime.log import event
+from relay.runtime.sockets import kernel_drops
+from transceiver import ice, srtp
+from transceiver.advertise import Advertised
+from transceiver.apps import Echo
+from transceiver.calls import CNAME, Calls, Manner, Minter
+from transceiver.http.calls import Created, Owner
+from transceiver.http.limits import Limits
+from transceiver.http.owner import OwnerClient, RoutedCalls, owner_application
+from transceiver.http.server import Access, HTTPServer, public_application
+from transceiver.identity import Identity
+from transceiver.settings import Settings
+from transceiver.slots import ProcessSlot
+
+log = logging.getLogger("ufrag.transceiver.media")
+
+GENERATIONS = 1 << 12
+GENERATION_S = 64  # a process started this much later has a later generation, whatever is remembered
+OWNER_KEY_INFO = b"ufrag owner requests 1"
+REPORT_S = 1.0
+RESOLVE_S = 30.0
+GOODBYE_S = 1.0  # for the hot thread to confirm the last call
+THREAD_END_S = 0.5
+
+
+class MediaProcess:
+    """The launcher's view of media process `index` (relay.runtime.launcher.Child)."""
+
+    essential = True
+
+    def __init__(self, index: int, settings: Settings, slots: Sequence[ProcessSlot]) -> None:
+        self.name = f"media {index}"
+        self._settings = settings
+        self._slots = slots
+        self._own = slots[index]
+        self._identity = Identity.generate()
+        self._functions = srtp.functions()
+        self._own.slot.generation = int(time.time()) // GENERATION_S % GENERATIONS
+
+    def prepare(self) -> None:
+        """Whatever calls a predecessor had died with it: their tokens are of an older generation."""
+        slot = self._own.slot
+        slot.generation = (slot.generation + 1) % GENERATIONS
+        for view in slot.sessions():
+            slot.count("ended_process_end")
+            slot.end(view.index)
+
+    def started(self, pid: int, restarts: int) -> None:
+        self._own.slot.pid = pid
+        self._own.slot.restarts = restarts
+
+    def heart_age_s(self, now: float) -> float | None:
+        return watch.heart_age_s(self._own.slot.heart, now)
+
+    def main(self, alive_fd: int) -> int:
+        for other in self._slots:
+            if other is not self._own:
+                other.close()
+        gc.freeze()  # what the launcher imported lives as long as the process: not to be looked at again and again
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(Media(self._settings, self._own, self._identity, self._functions).run(alive_fd))
+
+
+class Media:
+    """Everything of one media process that lives while its loop runs."""
+
+    def __init__(self, settings: Settings, own: ProcessSlot, identity: Identity, functions: srtp.SRTPFunctions) -> None:
+        self._settings = settings
+        self._own = own
+        self._slot: MediaSlot = own.slot
+        self._advertised = Advertised(settings.advertise, settings.advertise_file)
+        ice_key = ice.derive_ice_key(settings.session_key)
+        keyring = settings.route_keys.keyring()
+        address = (own.address.host, own.address.port)
+        generation = own.slot.generation
+        self._engine = MediaEngine(
+            own.slot, secret=secrets.token_bytes(16), keyring=keyring, ice_key=ice_key, own=address,
+            generation=generation, relays=[_masked(network) for network in settings.relays], srtp=functions,
+            socket=own.internal.fileno(), wake=own.wake, ring=own.ring, unix_us=time.time_ns() // 1000, cname=CNAME,
+        )  # fmt: skip
+        self.calls = Calls(
+            self._engine,
+            own.slot,
+            Minter(keyring, settings.route_keys.minting, address, settings.cluster, generation),
+            Manner(
+                identity=identity,
+                ice_key=ice_key,
+                profiles=settings.srtp_profiles,
+                prefer=settings.answer_role,
+                application=Echo(),
+                advertised=lambda: self._advertised.current,
+                max_new_per_s=settings.max_new_per_s,
+            ),
+        )
+        self._keyring = keyring
+        self._address = address
+        self._hot = threading.Thread(target=self._run_hot, name="hot", daemon=True)
+        self._failed = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._stop = asyncio.Event()
+
+    # ------------------------------------------------------------------------------------------------------- life
+
+    async def run(self, alive_fd: int) -> int:
+        loop = asyncio.get_running_loop()
+        loop.add_reader(alive_fd, self._stop.set)
+        loop.add_reader(self._own.ring, self._rung)
+        await self._resolve()
+        self._hot.start()
+        owners = OwnerClient(self._owner_key(), clock=time.time)
+        await owners.open()
+        servers = self._servers(owners)
+        for server in servers:
+            await server.start()
+        tasks = [asyncio.create_task(self._report()), asyncio.create_task(self._keep_resolving())]
+        event(log, logging.INFO, "media process", address=str(self._own.address), sessions=self._slot.max_sessions)
+        await self._stop.wait()
+        for task in tasks:
+            task.cancel()
+        for server in servers:
+            await server.stop()
+        await owners.close()
+        await self._say_goodbye()
+        return EXIT_FAILURE if self._failed else 0
+
+    def _servers(self, owners: OwnerClient) -> list[HTTPServer]:
+        settings = self._settings
+        limits = Limits()
+        view = CallsView(self.calls, self)
+        access = Access(settings.auth_key, settings.cors_origins, settings.trusted_proxies)
+        public = public_application(
+            RoutedCalls(view, owners), access, limits, clock=time.monotonic, observe=self._observe_status
+        )
+        owner = owner_application(view, self._owner_key(), self._address, limits, clock=time.time)
+        tls = settings.tls.context() if settings.tls else None
+        return [
+            HTTPServer(public, [self._own.http], limits, trusted=settings.trusted_proxies, tls=tls),
+            HTTPServer(owner, [self._own.owner], limits),
+        ]
+
+    def _owner_key(self) -> bytes:
+        return hmac.digest(self._settings.session_key, OWNER_KEY_INFO, hashlib.sha256)
+
+    def _observe_status(self, status: int) -> None:
+        if 200 <= status < 600:
+            self._slot.count(f"http_{status // 100}xx")
+
+    async def _say_goodbye(self) -> None:
+        """Ends the calls that are left, waits for the hot thread to let go of them, and halts it."""
+        self.calls.end_all("drained" if self._slot.draining else "process_end", time.monotonic())
+        deadline = time.monotonic() + GOODBYE_S
+        while len(self.calls.registry) and time.monotonic() < deadline and self._hot.is_alive():
+            self._dispatch()
+            await asyncio.sleep(0.005)
+        self._slot.halted = True
+        self._own.wake_thread()
+        self._hot.join(THREAD_END_S)
+
+    # ----------------------------------------------------------------------------------------------- the hot thread
+
+    def _run_hot(self) -> None:
+        watch.pin(self._settings.plan.pins[self._own.index], process=self._own.index)
+        try:
+            self._engine.run()
+        except OSError as error:
+            event(log, logging.ERROR, "the hot thread failed", error=str(error))
+            self._failed = True
+        os.eventfd_write(self._own.ring, 1)
+
+    def _rung(self) -> None:
+        os.eventfd_read(self._own.ring)
+        if self._slot.stopping or self._failed:
+            self._stop.set()
+        self._dispatch()
+
+    def _dispatch(self) -> None:
+        """A portion of events; the rest at the loop's next round, so that nothing else starves."""
+        now = time.monotonic()
+        if self.calls.dispatch(now):
+            asyncio.get_running_loop().call_soon(self._dispatch)
+        self.rearm()
+
+    def rearm(self) -> None:
+        """Keeps one timer of the loop at what is due first."""
+        due = self.calls.next_timer()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if due is not None:
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, due - time.monotonic()), self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self.calls.handle_timers(time.monotonic())
+        self.rearm()
+
+    # ------------------------------------------------------------------------------------------------ once a second
+
+    async def _report(self) -> None:
+        hot, own = watch.BusyMeter(self._hot.ident or 0), watch.BusyMeter(threading.get_ident())
+        while True:
+            await asyncio.sleep(REPORT_S)
+            self._slot.busy_ratio, self._slot.loop_busy_ratio = hot.ratio(), own.ratio()
+            self._slot.socket_drops = kernel_drops(self._own.internal)
+            self.calls.obey_tools(time.monotonic())
+            self._reread()
+
+    def _reread(self) -> None:
+        try:
+            if self._advertised.reread():
+                event(log, logging.INFO, "advertised", addresses=_texts(self._advertised))
+        except ConfigError as error:
+            event(log, logging.WARNING, "the advertise file is not taken", error=str(error))
+
+    async def _keep_resolving(self) -> None:
+        while True:
+            await asyncio.sleep(RESOLVE_S)
+            await self._resolve()
+
+    async def _resolve(self) -> None:
+        if await self._advertised.refresh(_addresses_of):
+            event(log, logging.INFO, "advertised", addresses=_texts(self._advertised))
+        for name in self._advertised.unresolved():
+            event(log, logging.WARNING, "a name in --advertise has no address", name=name)
+
+    # ---------------------------------------------------------------------------------------------------------- ids
+
+    def owner_of(self, call_id: str) -> Owner:
+        split = ice.split_call_id(call_id)
+        if split is None:
+            return None
+        _result, fields = self._keyring.verify(split[0].encode())
+        if fields is None:
+            return None
+        return "self" if fields.owner == self._address else fields.owner
+
+
+class CallsView:
+    """transceiver.http.calls.Calls: the calls as HTTP sees them."""
+
+    def __init__(self, calls: Calls, media: Media) -> None:
+        self._calls = calls
+        self._media = media
+
+    async def create(self, offer_sdp: str, session: dict[str, Any] | None, client: str) -> Created:
+        return self._calls.create(offer_sdp, time.monotonic(), time.time())
+
+    async def restart(self, call_id: str, offer_sdp: str) -> str:
+        return self._calls.restart(call_id, offer_sdp)
+
+    async def hangup(self, call_id: str) -> bool:
+        return self._calls.hangup(call_id, time.monotonic())
+
+    def owner_of(self, call_id: str) -> Owner:
+        return self._media.owner_of(call_id)
+
+
+def _masked(network: Network) -> tuple[bytes, int]:
+    """As the engine wants it: 16 prefix bytes, and how many bits of them count."""
+    return mapped(str(network.network_address)), network.prefixlen + (96 if network.version == 4 else 0)
+
+
+def _texts(advertised: Advertised) -> list[str]:
+    return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in advertised.current]
+
+
+async def _addresses_of(name: str) -> list[str]:
+    infos = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_DGRAM)
+    return [str(info[4][0]) for info in infos]
