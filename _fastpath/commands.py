@@ -21,11 +21,11 @@ EXIT_CONFIGURATION = 78  # EX_CONFIG of sysexits.h: nothing to retry, somebody m
 
 USAGE = f"""Usage: ufrag [--version | --help] COMMAND [ARGS]...
 
-ufrag {__version__}: a WebRTC relay that routes by the server's ICE ufrag.
+ufrag {__version__}: a WebRTC relay that routes by the server's ICE ufrag, and the transceiver behind it.
 
 Commands:
   relay        The relay; `ufrag relay start` is `relay start`.
-  transceiver  The transceiver (not part of this version).
+  transceiver  The transceiver; `ufrag transceiver start` is `transceiver start`.
 """
 
 

@@ -316,6 +316,14 @@ cdef class MediaSlot:
     def sessions(self) -> list[SessionView]:
         return [self.session(i) for i in range(self.header.max_sessions) if load32(&self.view_at(i).serial) & 1]
 
+    @property
+    def open_sessions(self) -> int:
+        cdef uint32_t i
+        cdef uint32_t count = 0
+        for i in range(self.header.max_sessions):
+            count += load32(&(<SessionRow*>(self.memory + self.header.views_at) + i).serial) & 1
+        return count
+
     def request_hangup(self, index: int, serial: int) -> bool:
         """For tools; the media process looks when its eventfd is rung. False: that call is over."""
         cdef SessionRow* view = self.view_at(index)

@@ -20,7 +20,9 @@ from _fastpath.slot import SECRET_BYTES, Slot, slot_bytes
 from _fastpath.wire.token import Keyring
 from relay.runtime import cpus
 from relay.runtime.config import Address, parse_address
-from relay.slots import PublicSocket, allocate, open_internal, open_public
+from relay.runtime.memory import allocate
+from relay.runtime.sockets import open_internal
+from relay.slots import PublicSocket, open_public
 
 BUFFER_BYTES = 4 << 20
 LOOPBACK = Address("127.0.0.1", 0, AF_INET)
@@ -35,7 +37,7 @@ NEVER_S = 86_400.0
 @click.option("--cpu", type=int, default=0, show_default=True)
 def main(flows: int, next_hop: str, client_base: str, client_port: int, cpu: int) -> None:
     """Forward for FLOWS flows from consecutive client addresses."""
-    slot = Slot.create(allocate(slot_bytes(flows)), flows, secrets.token_bytes(SECRET_BYTES))
+    slot = Slot.create(allocate(slot_bytes(flows), "--flows"), flows, secrets.token_bytes(SECRET_BYTES))
     public = PublicSocket(LOOPBACK, open_public(LOOPBACK, BUFFER_BYTES))
     internal = open_internal(LOOPBACK, BUFFER_BYTES)
     forwarder = Forwarder(

@@ -14,9 +14,8 @@ import click
 
 import relay
 from _fastpath.wire.token import CLUSTERS, GENERATIONS, KEY_IDS
-from relay import keys
 from relay.program import RelayProgram
-from relay.runtime import log
+from relay.runtime import keys, log
 from relay.runtime.config import Address, AddressPort, Cidr, Duration, Size, program_options, render_show, run_command
 from relay.runtime.errors import ConfigError
 from relay.runtime.launcher import Launcher, block_signals
@@ -110,9 +109,9 @@ def keys_group() -> None:
 def keys_new(key_id: int, out: str | None) -> None:
     """Make a route key."""
     if out is None:
-        click.echo(keys.new_line(key_id))
+        click.echo(keys.new_route_key(key_id))
         return
-    keys.create(Path(out), key_id)
+    keys.create(Path(out), keys.new_route_key(key_id))
     click.echo(f"{out}: one key with id {key_id}, readable by you alone; relays and transceivers need the same file")
 
 

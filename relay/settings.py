@@ -14,18 +14,15 @@ from pathlib import Path
 from socket import AF_INET, AF_INET6
 
 from _fastpath.slot import MOST_FLOWS
-from relay import keys
-from relay.keys import RouteKeys
-from relay.runtime import cpus
+from relay.runtime import cpus, keys
 from relay.runtime.config import Address, Network
 from relay.runtime.cpus import Plan
 from relay.runtime.errors import ConfigError
+from relay.runtime.keys import RouteKeys
+from relay.runtime.limits import LOOPBACK, check_buffer, check_unicast, check_workers, is_loopback
 
 LISTEN_MOST = 16
 BACKENDS_MOST = 64
-WORKERS_MOST = 256
-BUFFER_LEAST, BUFFER_MOST = 4 << 10, 512 << 20
-LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
 
 
 @dataclass(frozen=True)
@@ -65,11 +62,12 @@ def build(
     _check_listen(listen)
     networks = _backends(backends, listen)
     plan = cpus.plan(cpus_spec, workers)
-    _check_workers(plan, internal)
+    check_workers(plan, internal)
     internal = internal or _default_internal(networks)
     _check_internal(internal, networks, listen)
     _check_timeouts(flow_timeout_s, half_open_timeout_s)
-    _check_sizes(max_flows, max_half_open, recv_buffer)
+    _check_sizes(max_flows, max_half_open)
+    check_buffer(recv_buffer)
     return Settings(
         listen=tuple(listen),
         internal=internal,
@@ -93,16 +91,9 @@ def _check_listen(listen: Sequence[Address]) -> None:
             f"{len(listen)} addresses", where="--listen", mend=f"{LISTEN_MOST} is the most; use wildcards"
         )
     for address in listen:
-        _check_unicast(address)
+        check_unicast(address, "--listen", "clients are given, or a wildcard")
         if list(listen).count(address) > 1:
             raise ConfigError(f"{address} is named twice", where="--listen", mend="name each address once")
-
-
-def _check_unicast(address: Address) -> None:
-    host = ipaddress.ip_address(address.host)
-    if host.is_multicast or host.is_link_local or address.host == "255.255.255.255":
-        mend = "name an address of this machine that clients are given, or a wildcard"
-        raise ConfigError("a multicast, broadcast or link-local address", where=f"--listen {address}", mend=mend)
 
 
 def _backends(backends: Sequence[Network], listen: Sequence[Address]) -> tuple[Network, ...]:
@@ -111,7 +102,7 @@ def _backends(backends: Sequence[Network], listen: Sequence[Address]) -> tuple[N
         raise ConfigError(f"{len(backends)} networks", where="--backends", mend=f"{BACKENDS_MOST} is the most")
     if backends:
         return tuple(backends)
-    if all(ipaddress.ip_address(address.host).is_loopback for address in listen):
+    if all(map(is_loopback, listen)):
         return LOOPBACK
     raise ConfigError(
         "the networks that tokens may point to are not given, and the relay listens beyond loopback",
@@ -128,14 +119,6 @@ def _default_internal(backends: Sequence[Network]) -> Address:
     if all(network.version == 4 for network in backends):
         return Address("0.0.0.0", 0, AF_INET)
     return Address("::", 0, AF_INET6)
-
-
-def _check_workers(plan: Plan, internal: Address | None) -> None:
-    if plan.workers > WORKERS_MOST:
-        raise ConfigError(f"{plan.workers} workers", where="--workers", mend=f"{WORKERS_MOST} is the most")
-    if internal and internal.port and internal.port + plan.workers - 1 > 65535:
-        what = f"worker {plan.workers - 1} would take port {internal.port + plan.workers - 1}"
-        raise ConfigError(what, where=f"--internal {internal}", mend="choose a lower port; worker i takes PORT+i")
 
 
 def _check_internal(internal: Address, backends: Sequence[Network], listen: Sequence[Address]) -> None:
@@ -159,15 +142,12 @@ def _check_timeouts(flow_s: float, half_open_s: float) -> None:
             raise ConfigError(f"{seconds:g} s", where=option, mend="write 1 s to 24 h")
 
 
-def _check_sizes(max_flows: int, max_half_open: int | None, recv_buffer: int) -> None:
+def _check_sizes(max_flows: int, max_half_open: int | None) -> None:
     if not 1 <= max_flows <= MOST_FLOWS:
         raise ConfigError(f"{max_flows} flows", where="--max-flows", mend=f"write 1 to {MOST_FLOWS}")
     if max_half_open is not None and max_half_open > max_flows:
         what, mend = f"more than the {max_flows} flows there are", "write less than --max-flows"
         raise ConfigError(what, where=f"--max-half-open {max_half_open}", mend=mend)
-    if not BUFFER_LEAST <= recv_buffer <= BUFFER_MOST:
-        mend = f"write {BUFFER_LEAST >> 10}KiB to {BUFFER_MOST >> 20}MiB"
-        raise ConfigError(f"a buffer of {recv_buffer} bytes", where="--recv-buffer", mend=mend)
 
 
 def _route_keys(file: str | None) -> RouteKeys:

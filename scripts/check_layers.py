@@ -20,22 +20,23 @@ from scripts.cython_source import CYTHON_SUFFIXES, without_text
 
 PROJECT = ("_fastpath", "relay", "transceiver")
 
-# The first row that fits counts: a name stands for itself, `name.*` for everything below it.
+# The first row that fits counts: a name stands for itself, a star at its end for whatever may follow there.
 LAYERS: tuple[tuple[int, str], ...] = (
     (0, "_fastpath _fastpath.siphash _fastpath.atomics _fastpath.sockets _fastpath.verdicts"),
     (0, "_fastpath.wire _fastpath.wire.* _fastpath.peers _fastpath.flows relay transceiver"),
-    (
-        1,
-        "_fastpath.batch _fastpath.slot _fastpath.router _fastpath.up _fastpath.down _fastpath.forward "
-        "_fastpath._testing",
-    ),
-    (1, "_fastpath.media _fastpath.opus"),
+    (0, "_fastpath.sha1 _fastpath.reception _fastpath.index _fastpath.wheel _fastpath.rings"),
+    (1, "_fastpath.batch _fastpath.slot _fastpath.router _fastpath.up _fastpath.down _fastpath.forward"),
+    (1, "_fastpath.outcomes _fastpath.media_slot _fastpath.sessions _fastpath.srtp _fastpath.engine"),
+    (1, "_fastpath.checks _fastpath.inbound _fastpath.outbound _fastpath.outbox _fastpath.rounds"),
+    (1, "_fastpath.media _fastpath.opus _fastpath._testing _fastpath._testing_media"),
     (2, "relay.runtime relay.runtime.*"),
-    (3, "transceiver.ice transceiver.dtls transceiver.srtp transceiver.sdp transceiver.sctp"),
-    (3, "transceiver.audio transceiver.events"),
-    (4, "relay.settings relay.slots relay.keys relay.routes relay.metrics relay.redis_store"),
-    (4, "transceiver.registry transceiver.session"),
-    (5, "relay.worker relay.program transceiver.media transceiver.http transceiver.http.* transceiver.apps"),
+    (3, "transceiver.ice transceiver.sdp transceiver.answer transceiver.srtp transceiver.audio transceiver.events"),
+    (3, "transceiver.identity transceiver.dtls transceiver.dtls_* transceiver.sctp transceiver.sctp_*"),
+    (4, "relay.settings relay.slots relay.routes relay.metrics relay.redis_store"),
+    (4, "transceiver.settings transceiver.advertise transceiver.slots transceiver.metrics"),
+    (4, "transceiver.admin_client transceiver.views transceiver.apps transceiver.registry transceiver.session"),
+    (5, "relay.worker relay.program transceiver.program transceiver.media transceiver.calls"),
+    (5, "transceiver.http transceiver.http.* transceiver.caller"),
     (6, "relay.cli relay.__main__ transceiver.cli transceiver.__main__"),
     # The door of the console scripts looks at both houses from outside, by name and only when called.
     (6, "_fastpath.commands"),
@@ -46,9 +47,17 @@ NEVER_IN_FASTPATH = {"asyncio", "click", "logging", "redis"}
 ONE_FILE_A_SIDE = {"redis"}
 ONE_FILE = {"OpenSSL", "pylibsrtp"}
 ALLOWED_IN = {
-    "asyncio": {"relay.runtime.admin", "transceiver.media", "transceiver.http.*", "transceiver.apps"},
+    "asyncio": {
+        "relay.runtime.admin",
+        "transceiver.media",
+        "transceiver.http.*",
+        "transceiver.apps",
+        "transceiver.sctp",
+        "transceiver.caller",
+    },
+    "aiortc": {"transceiver.sctp", "transceiver.sctp_*", "transceiver.caller"},
     # Everything else takes `now` as an argument.
-    "time": {"relay.worker", "relay.runtime.launcher", "transceiver.media"},
+    "time": {"relay.runtime.launcher", "relay.runtime.watch", "transceiver.media", "transceiver.cli"},
 }
 CLOCKS = {"now", "today", "utcnow"}
 
@@ -143,7 +152,7 @@ def clock_calls(tree: ast.AST) -> Iterator[int]:
 
 
 def fits(name: str, pattern: str) -> bool:
-    return name.startswith(pattern[:-1]) if pattern.endswith(".*") else name == pattern
+    return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
 
 
 def layer(name: str) -> int | None:

@@ -9,6 +9,7 @@ the loop ends every call, which says goodbye to its client; the hot thread confi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import hashlib
 import hmac
@@ -25,12 +26,10 @@ import uvloop
 
 from _fastpath.media import MediaEngine
 from _fastpath.media_slot import MediaSlot
-from _fastpath.wire.envelope import mapped
 from relay.runtime import watch
-from relay.runtime.config import Network
 from relay.runtime.errors import EXIT_FAILURE, ConfigError
 from relay.runtime.log import event
-from relay.runtime.sockets import kernel_drops
+from relay.runtime.sockets import kernel_drops, masked
 from transceiver import ice, srtp
 from transceiver.advertise import Advertised
 from transceiver.apps import Echo
@@ -50,6 +49,7 @@ GENERATION_S = 64  # a process started this much later has a later generation, w
 OWNER_KEY_INFO = b"ufrag owner requests 1"
 REPORT_S = 1.0
 RESOLVE_S = 30.0
+FIRST_RESOLVE_S = 2.0  # calls are refused until a name has an address, but nothing else waits for it
 GOODBYE_S = 1.0  # for the hot thread to confirm the last call
 THREAD_END_S = 0.5
 
@@ -106,7 +106,7 @@ class Media:
         generation = own.slot.generation
         self._engine = MediaEngine(
             own.slot, secret=secrets.token_bytes(16), keyring=keyring, ice_key=ice_key, own=address,
-            generation=generation, relays=[_masked(network) for network in settings.relays], srtp=functions,
+            generation=generation, relays=[masked(network) for network in settings.relays], srtp=functions,
             socket=own.internal.fileno(), wake=own.wake, ring=own.ring, unix_us=time.time_ns() // 1000, cname=CNAME,
         )  # fmt: skip
         self.calls = Calls(
@@ -136,8 +136,10 @@ class Media:
         loop = asyncio.get_running_loop()
         loop.add_reader(alive_fd, self._stop.set)
         loop.add_reader(self._own.ring, self._rung)
-        await self._resolve()
         self._hot.start()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_RESOLVE_S):
+                await self._resolve()
         owners = OwnerClient(self._owner_key(), clock=time.time)
         await owners.open()
         servers = self._servers(owners)
@@ -284,11 +286,6 @@ class CallsView:
 
     def owner_of(self, call_id: str) -> Owner:
         return self._media.owner_of(call_id)
-
-
-def _masked(network: Network) -> tuple[bytes, int]:
-    """As the engine wants it: 16 prefix bytes, and how many bits of them count."""
-    return mapped(str(network.network_address)), network.prefixlen + (96 if network.version == 4 else 0)
 
 
 def _texts(advertised: Advertised) -> list[str]:

@@ -1,35 +1,39 @@
 """The admin port: a small HTTP server for metrics and health, in a child process of its own.
 
 It stands apart from the launcher and the workers, so that no scraper, slow or hostile, ever holds those up. It
-knows no page: the program gives routes, each a callable without arguments that answers (status, content type,
-body) at once. It serves GET and HEAD, one request a connection, and bounds everything a peer can hold:
+knows no page: the program gives `Pages`, callables that answer (status, content type, body) at once. It takes one
+request a connection, GET and HEAD for what is to be read, POST for what is to be done, whose body is not looked at.
+Whoever reaches the port may read `public`; `local` and `actions` are for this machine's own users, and an action is
+never taken from a browser, which any web page can make send a POST to 127.0.0.1. What a peer can hold is bounded:
 
     request head     8 KiB            431
     time             5 s to ask       408; 5 s more to take the answer, 1 s more to close
     connections      64               503
 
-The launcher opens the listening socket with `listen` and keeps it, so that a new admin child goes on with it. The
-server ends when `alive_fd` reports end-of-file.
+The launcher opens the listening socket and keeps it, so that a new admin child goes on with it. The server ends when
+`alive_fd` reports end-of-file.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
+import ipaddress
+import json
 import logging
 import socket
 import struct
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from http import HTTPStatus
+from typing import NamedTuple
 from urllib.parse import urlsplit
-
-from relay.runtime.config import Address
-from relay.runtime.errors import ConfigError, PortBusy
 
 log = logging.getLogger("ufrag.runtime.admin")
 
 Answer = tuple[int, str, bytes]
 Route = Callable[[], Answer]
+Action = Callable[[str], Answer]
 
 HEAD_LIMIT = 8192
 DEADLINE_S = 5.0
@@ -45,45 +49,63 @@ _TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHI
 class _Refusal(Exception):
     """A request that is answered with nothing but a status."""
 
-    def __init__(self, status: HTTPStatus) -> None:
+    def __init__(self, status: HTTPStatus, allow: str = "") -> None:
         self.status = status
+        self.allow = allow
 
 
-def listen(address: Address) -> socket.socket:
-    """A TCP socket that listens at `address`."""
-    sock = socket.socket(address.family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections in TIME_WAIT do not keep us out
-        if address.family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(address.sockaddr)
-        sock.listen(_BACKLOG)
-    except OSError as error:
-        sock.close()
-        where = f"tcp {address}"
-        if error.errno == errno.EADDRINUSE:
-            raise PortBusy("the address is in use", where=where, mend="end its user or choose another port") from None
-        raise ConfigError(f"cannot listen: {error.strerror}", where=where, mend="choose another address") from None
-    return sock
+@dataclass(frozen=True)
+class Pages:
+    """What is served, by path. An action's path holds a `*`, one segment, which is what it is called with."""
+
+    public: Mapping[str, Route]
+    local: Mapping[str, Route] = field(default_factory=dict)
+    actions: Mapping[str, Action] = field(default_factory=dict)
 
 
-def serve(sock: socket.socket, routes: Mapping[str, Route], alive_fd: int, *, deadline_s: float = DEADLINE_S) -> None:
+class _Head(NamedTuple):
+    """A request's head, as far as it matters."""
+
+    method: str
+    path: str
+    from_browser: bool
+
+
+def health(draining: Callable[[], bool], stale_workers: Callable[[], list[int]]) -> dict[str, Route]:
+    """Live: this process answers. Ready: every worker beats, and new calls are taken."""
+
+    def live() -> Answer:
+        return 200, "text/plain", b"ok\n"
+
+    def ready() -> Answer:
+        state = {"draining": draining(), "stale_workers": stale_workers()}
+        is_ready = not state["draining"] and not state["stale_workers"]
+        return as_json(200 if is_ready else 503, {"ready": is_ready, **state})
+
+    return {"/livez": live, "/live": live, "/readyz": ready, "/ready": ready}
+
+
+def as_json(status: int, document: object) -> Answer:
+    return status, "application/json", json.dumps(document).encode() + b"\n"
+
+
+def serve(sock: socket.socket, pages: Pages, alive_fd: int, *, deadline_s: float = DEADLINE_S) -> None:
     """Answer at `sock` until `alive_fd` reports end-of-file."""
-    asyncio.run(_serve(sock, routes, alive_fd, deadline_s))
+    asyncio.run(_serve(sock, pages, alive_fd, deadline_s))
 
 
-async def _serve(sock: socket.socket, routes: Mapping[str, Route], alive_fd: int, deadline_s: float) -> None:
+async def _serve(sock: socket.socket, pages: Pages, alive_fd: int, deadline_s: float) -> None:
     over = asyncio.Event()
     asyncio.get_running_loop().add_reader(alive_fd, over.set)
-    handler = _Server(routes, deadline_s).handle
+    handler = _Server(pages, deadline_s).handle
     server = await asyncio.start_server(handler, sock=sock, limit=HEAD_LIMIT, backlog=_BACKLOG)
     await over.wait()
     server.close()  # asyncio.run cancels the connections still open
 
 
 class _Server:
-    def __init__(self, routes: Mapping[str, Route], deadline_s: float) -> None:
-        self._routes = routes
+    def __init__(self, pages: Pages, deadline_s: float) -> None:
+        self._pages = pages
         self._deadline_s = deadline_s
         self._connections = 0
 
@@ -95,7 +117,7 @@ class _Server:
             return
         self._connections += 1
         try:
-            await self._send(writer, await self._respond(reader))
+            await self._send(writer, await self._respond(reader, _is_local(writer)))
             async with asyncio.timeout(_LINGER_S):
                 await _linger(reader, writer)
         except OSError:  # and TimeoutError, which is one
@@ -116,12 +138,13 @@ class _Server:
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             raise
 
-    async def _respond(self, reader: asyncio.StreamReader) -> bytes:
+    async def _respond(self, reader: asyncio.StreamReader, is_local: bool) -> bytes:
         try:
-            method, path = _parse_head(await self._read_head(reader))
-            return self._dispatch(method, path)
+            head = _parse_head(await self._read_head(reader))
+            answer = self._answer(self._find(head, is_local), head.path)
+            return _response(*answer, with_body=head.method != "HEAD")
         except _Refusal as refusal:
-            return _plain(refusal.status)
+            return _plain(refusal.status, refusal.allow)
 
     async def _read_head(self, reader: asyncio.StreamReader) -> bytes:
         try:
@@ -134,18 +157,47 @@ class _Server:
         except asyncio.IncompleteReadError:
             raise _Refusal(HTTPStatus.BAD_REQUEST) from None
 
-    def _dispatch(self, method: str, path: str) -> bytes:
-        route = self._routes.get(path)
-        if route is None:
+    def _find(self, head: _Head, is_local: bool) -> Route:
+        """What answers this request."""
+        public = self._pages.public.get(head.path)
+        route = public or self._pages.local.get(head.path)
+        action = None if route else self._find_action(head.path)
+        if route is None and action is None:
             raise _Refusal(HTTPStatus.NOT_FOUND)
-        if method not in ("GET", "HEAD"):
-            raise _Refusal(HTTPStatus.METHOD_NOT_ALLOWED)
+        if public is None and not is_local:
+            raise _Refusal(HTTPStatus.FORBIDDEN)
+        if head.method not in (("GET", "HEAD") if route else ("POST",)):
+            raise _Refusal(HTTPStatus.METHOD_NOT_ALLOWED, "GET, HEAD" if route else "POST")
+        if action is not None and head.from_browser:
+            raise _Refusal(HTTPStatus.FORBIDDEN)
+        found = route or action
+        assert found is not None
+        return found
+
+    def _find_action(self, path: str) -> Route | None:
+        for pattern, action in self._pages.actions.items():
+            before, _, behind = pattern.partition("*")
+            word = path[len(before) : len(path) - len(behind)]
+            if word and "/" not in word and path == before + word + behind:
+                return partial(action, word)
+        return None
+
+    def _answer(self, route: Route, path: str) -> Answer:
         try:
-            status, content_type, body = route()
+            return route()
         except Exception:
             log.exception("admin page failed", extra={"fields": {"path": path}})
             raise _Refusal(HTTPStatus.INTERNAL_SERVER_ERROR) from None
-        return _response(status, content_type, body, with_body=method == "GET")
+
+
+def _is_local(writer: asyncio.StreamWriter) -> bool:
+    """Whether this machine talks to itself: over loopback, or from the very address that it was reached at."""
+    peer, own = writer.get_extra_info("peername"), writer.get_extra_info("sockname")
+    if not peer or not own:
+        return False
+    address = ipaddress.ip_address(peer[0])
+    mapped = address.ipv4_mapped if address.version == 6 else None
+    return (mapped or address).is_loopback or peer[0] == own[0]
 
 
 async def _linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -157,8 +209,8 @@ async def _linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
         taken += len(chunk)
 
 
-def _parse_head(head: bytes) -> tuple[str, str]:
-    """Method and path of a request head (RFC 9112, 3); anything not well-formed is 400."""
+def _parse_head(head: bytes) -> _Head:
+    """A request head (RFC 9112, 3); anything not well-formed is 400."""
     lines = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
     parts = lines[0].split(" ")
     if len(parts) != 3 or parts[2] not in ("HTTP/1.0", "HTTP/1.1") or not _is_token(parts[0]):
@@ -166,7 +218,8 @@ def _parse_head(head: bytes) -> tuple[str, str]:
     names = [_field_name(line) for line in lines[1:]]
     if names.count("host") > 1 or (parts[2] == "HTTP/1.1" and "host" not in names):
         raise _Refusal(HTTPStatus.BAD_REQUEST)
-    return parts[0], _path(parts[1])
+    # Browsers send Origin with every POST, and a page cannot take it away.
+    return _Head(parts[0], _path(parts[1]), from_browser="origin" in names or "sec-fetch-site" in names)
 
 
 def _field_name(line: str) -> str:
@@ -191,11 +244,11 @@ def _is_token(text: str) -> bool:
     return text != "" and _TOKEN.issuperset(text)
 
 
-def _plain(status: HTTPStatus) -> bytes:
-    return _response(status, "text/plain; charset=utf-8", f"{status.value} {status.phrase}\n".encode())
+def _plain(status: HTTPStatus, allow: str = "") -> bytes:
+    return _response(status, "text/plain; charset=utf-8", f"{status.value} {status.phrase}\n".encode(), allow=allow)
 
 
-def _response(status: int, content_type: str, body: bytes, *, with_body: bool = True) -> bytes:
+def _response(status: int, content_type: str, body: bytes, *, with_body: bool = True, allow: str = "") -> bytes:
     lines = [
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
         f"Content-Type: {content_type}",
@@ -203,7 +256,7 @@ def _response(status: int, content_type: str, body: bytes, *, with_body: bool = 
         "Cache-Control: no-store",
         "Connection: close",
     ]
-    if status == HTTPStatus.METHOD_NOT_ALLOWED:
-        lines.append("Allow: GET, HEAD")
+    if allow:
+        lines.append(f"Allow: {allow}")
     head = "\r\n".join([*lines, "", ""]).encode("latin-1")
     return head + body if with_body else head

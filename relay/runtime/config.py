@@ -8,7 +8,8 @@ values separated by blanks or commas in the environment.
 Rules:
   1. Whatever is in the file and not understood is an error that names file, table, key and the nearest valid name.
      In the environment that cannot be: Kubernetes itself sets UFRAG_RELAY_PORT for a Service called ufrag-relay.
-  2. A secret is never an option, only the path of the file it stands in: what is here may be shown and logged.
+  2. A secret is best the path of the file it stands in. An option that takes one itself is of type `Secret`: what is
+     here may be shown and logged, and the value of such an option never is.
   3. All commands of a program that read its configuration get the same options, through `program_options`.
 """
 
@@ -22,7 +23,7 @@ import re
 import socket
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 import click
@@ -158,6 +159,25 @@ class Size(_Quantity, click.ParamType[int]):
         return int(size)
 
 
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """A secret; printing it does not."""
+
+    text: str = field(repr=False)
+
+    def __str__(self) -> str:
+        return "(hidden)"
+
+
+class Secret(click.ParamType[Hidden]):
+    """Text that is not shown again."""
+
+    name = "SECRET"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Hidden:
+        return value if isinstance(value, Hidden) else Hidden(value)
+
+
 # Options of a program
 
 
@@ -254,15 +274,20 @@ def _checked(ctx: click.Context, option: click.Option, value: Any, where: str) -
     """`value`, once it is sure that click will take it; what click would bend into shape silently is refused."""
     if option.multiple != isinstance(value, list):
         mend = "write an array" if option.multiple else "write a single value"
-        raise ConfigError(f"{value!r} does not fit", where=where, mend=mend)
+        raise ConfigError(f"{_shown(option, value)} does not fit", where=where, mend=mend)
     for item in value if option.multiple else [value]:
         if not _fits(option.type, item):
-            raise ConfigError(f"{item!r} is of the wrong type", where=where, mend=f"write {option.type.name} there")
+            what = f"{_shown(option, item)} is of the wrong type"
+            raise ConfigError(what, where=where, mend=f"write {option.type.name} there")
         try:
             option.type(item, param=option, ctx=ctx)
         except click.BadParameter as error:
             raise ConfigError(error.message, where=where, mend="mend it there") from None
     return value
+
+
+def _shown(option: click.Option, value: Any) -> str:
+    return "the value" if isinstance(option.type, Secret) else repr(value)
 
 
 def _fits(kind: click.ParamType[Any], item: Any) -> bool:
@@ -308,7 +333,9 @@ def render_show(ctx: click.Context) -> str:
 
 
 def _line(key: str, value: Any) -> str:
-    return f"# {key} is not set" if value is None else f"{key} = {_toml(value)}"
+    if value is None or isinstance(value, Hidden):
+        return f"# {key} is not set" if value is None else f"# {key} is set, and not shown"
+    return f"{key} = {_toml(value)}"
 
 
 def _toml(value: Any) -> str:

@@ -17,8 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from relay.runtime.errors import ConfigError
 
 _CPU_LIMIT = 65_536  # far above any kernel's; a longer range in a list is a typing error, not a machine
@@ -55,13 +53,13 @@ def decide(spec: str, workers: int | None, cpus: Sequence[int], cpu_quota: float
     return Plan(count, pins, _explain(pins, len(places), cpu_quota))
 
 
-def pin(cpu: int) -> None:
-    """Bind the calling process's main thread, and it alone, to `cpu`.
+def pin(cpu: int, thread: int = 0) -> None:
+    """Bind a thread of this process (its native id; 0: the calling one), and it alone, to `cpu`.
 
-    Threads that exist already keep their CPUs; threads started from the main one later inherit the binding. An
-    OSError says that the CPU is gone from the allowed set; the caller may well go on without.
+    Threads that exist already keep their CPUs; threads started from it later inherit the binding. An OSError says
+    that the CPU is gone from the allowed set; the caller may well go on without.
     """
-    psutil.Process().cpu_affinity([cpu])
+    os.sched_setaffinity(thread, {cpu})
 
 
 def quota(root: str | Path = "/sys/fs/cgroup", self_cgroup: str | Path = "/proc/self/cgroup") -> float | None:

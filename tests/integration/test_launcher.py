@@ -28,6 +28,7 @@ from relay.runtime import admin, children, log
 from relay.runtime.config import parse_address
 from relay.runtime.errors import ConfigError
 from relay.runtime.launcher import Child, Launcher
+from relay.runtime.sockets import listen
 
 pytestmark = pytest.mark.native
 
@@ -121,7 +122,7 @@ class Admin:
     essential = False
 
     def __init__(self) -> None:
-        self._sock = admin.listen(parse_address("127.0.0.1:0"))
+        self._sock = listen(parse_address("127.0.0.1:0"), "--admin")
 
     def prepare(self) -> None:
         pass
@@ -134,7 +135,7 @@ class Admin:
 
     def main(self, alive_fd: int) -> int:
         report("up", name=self.name, port=self._sock.getsockname()[1])
-        admin.serve(self._sock, {"/livez": lambda: (200, "text/plain", b"ok\n")}, alive_fd)
+        admin.serve(self._sock, admin.Pages({"/livez": lambda: (200, "text/plain", b"ok\n")}), alive_fd)
         report("stops", name=self.name)
         return 0
 

@@ -1,4 +1,4 @@
-"""The route-key file: what is read, what is refused and how, and that nothing of a key is ever said."""
+"""Key files: what is read, what is refused and how, and that nothing of a key is ever said."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from relay import keys
+from relay.runtime import keys
 from relay.runtime.errors import ConfigError
 
 A, B = "aa" * 32, "0B" * 32
@@ -71,12 +71,62 @@ def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
 
 
 def test_new_keys_differ_and_are_not_shown(tmp_path: Path) -> None:
-    keys.create(tmp_path / "k", 5)
+    keys.create(tmp_path / "k", keys.new_route_key(5))
     assert (tmp_path / "k").stat().st_mode & 0o777 == 0o600
     loaded = keys.load(tmp_path / "k")
     assert loaded.minting == 5
     assert loaded.by_id[5].hex() not in repr(loaded)
-    assert keys.new_line(0) != keys.new_line(0)
+    assert keys.new_route_key(0) != keys.new_route_key(0)
     with pytest.raises(ConfigError, match="exists"):
-        keys.create(tmp_path / "k", 0)
+        keys.create(tmp_path / "k", keys.new_route_key(0))
     assert keys.load(tmp_path / "k") == loaded
+
+
+# ---- session key and auth key
+
+
+def test_a_session_key_is_one_line(tmp_path: Path) -> None:
+    assert keys.load_session_key(write(tmp_path / "k", f"# ours\n\n {B} # since spring\n")) == bytes.fromhex(B)
+    keys.create(tmp_path / "new", keys.new_session_key())
+    assert len(keys.load_session_key(tmp_path / "new")) == keys.SESSION_KEY_BYTES
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "no key in it"),
+        (f"0:{A}\n", "no session key"),
+        (f"{A}0\n", "no session key"),
+        (f"{A}\n{B}\n", "k:2: a second"),
+    ],
+)
+def test_what_is_no_session_key(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as caught:
+        keys.load_session_key(write(tmp_path / "k", text))
+    assert A[:-2] not in str(caught.value)
+    assert "transceiver keys new" in str(caught.value) or "remove" in str(caught.value)
+
+
+def test_an_auth_key_is_one_line(tmp_path: Path) -> None:
+    assert keys.load_auth_key(write(tmp_path / "k", "# clients\nsk-Some_key.0123456=\n")) == "sk-Some_key.0123456="
+    assert keys.load_auth_key(write(tmp_path / "new", keys.new_session_key()))
+    with pytest.raises(ConfigError, match="k:2: a second key"):
+        keys.load_auth_key(write(tmp_path / "k", f"{A}\n{B}\n"))
+
+
+@pytest.mark.parametrize(
+    "key", ["tiny_key", "a" * 513, "with a blank in it, long", "colons:are:not:of:a:token", "ends=in=the=middle"]
+)
+def test_what_is_no_auth_key(tmp_path: Path, key: str) -> None:
+    with pytest.raises(ConfigError, match="k:1: this is no auth key") as caught:
+        keys.load_auth_key(write(tmp_path / "k", f"{key}\n"))
+    assert key not in str(caught.value)
+
+
+def test_the_same_file_rules_for_all(tmp_path: Path) -> None:
+    file = write(tmp_path / "k", f"{A}\n", 0o604)
+    for load in (keys.load_session_key, keys.load_auth_key):
+        with pytest.raises(ConfigError, match="chmod 600"):
+            load(file)
+        with pytest.raises(ConfigError, match="transceiver keys new"):
+            load(tmp_path / "absent")

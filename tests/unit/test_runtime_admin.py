@@ -3,7 +3,9 @@ that it lives as a child process is tested with the launcher."""
 
 from __future__ import annotations
 
+import asyncio
 import http.client
+import json
 import os
 import select
 import socket
@@ -11,12 +13,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import cast
 
 import pytest
 
 from relay.runtime import admin
-from relay.runtime.config import Address, parse_address
-from relay.runtime.errors import ConfigError, PortBusy
+from relay.runtime.config import parse_address
+from relay.runtime.sockets import listen
 
 PATIENCE_S = 10.0
 
@@ -25,13 +28,18 @@ def broken() -> admin.Answer:
     raise ZeroDivisionError
 
 
-ROUTES: dict[str, admin.Route] = {
+PUBLIC: dict[str, admin.Route] = {
     "/metrics": lambda: (200, "text/plain; version=1.0.0", b"a 1\n"),
     "/readyz": lambda: (503, "text/plain", b"draining\n"),
     "/ready": lambda: (503, "text/plain", b"draining\n"),
     "/large": lambda: (200, "text/plain", b"x" * 16_000_000),
     "/broken": broken,
 }
+PAGES = admin.Pages(
+    PUBLIC,
+    local={"/list": lambda: (200, "application/json", b"[]\n")},
+    actions={"/list/*/end": lambda word: (202, "text/plain", word.encode()), "/list/*/break": lambda _: broken()},
+)
 
 
 @dataclass
@@ -83,11 +91,11 @@ def start() -> Iterator[Start]:
     with ExitStack() as stack:
 
         def _start(deadline_s: float = PATIENCE_S) -> Running:
-            sock = admin.listen(parse_address("127.0.0.1:0"))
+            sock = listen(parse_address("127.0.0.1:0"), "--admin")
             alive_read, alive_write = os.pipe()
             stack.callback(os.close, alive_read)
             serve = threading.Thread(
-                target=admin.serve, args=(sock, ROUTES, alive_read), kwargs={"deadline_s": deadline_s}
+                target=admin.serve, args=(sock, PAGES, alive_read), kwargs={"deadline_s": deadline_s}
             )
             running = Running(sock.getsockname(), alive_write, serve)
             serve.start()
@@ -246,31 +254,96 @@ def test_it_ends_with_connections_open(start: Start) -> None:
         assert read_all(sock) == b""
 
 
-# The listening socket
+# What is for this machine's users
 
 
-def test_busy_port_says_so() -> None:
-    with admin.listen(parse_address("127.0.0.1:0")) as sock:
-        port = sock.getsockname()[1]
-        with pytest.raises(PortBusy, match=rf"tcp 127\.0\.0\.1:{port}: the address is in use"):
-            admin.listen(parse_address(f"127.0.0.1:{port}"))
+def test_an_action_gets_the_word_of_its_path(start: Start) -> None:
+    response, body = start().ask("POST", "/list/0-1-2/end")
+    assert (response.status, body) == (202, b"0-1-2")
+    assert start().status(b"POST /list/a/end?x HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello") == 202
 
 
-def test_port_can_be_listened_at_again_at_once() -> None:
-    """The side that closes first keeps the connection in TIME_WAIT, with the port."""
-    with admin.listen(parse_address("127.0.0.1:0")) as sock:
-        address = sock.getsockname()
-        with socket.create_connection(address, timeout=PATIENCE_S) as client:
-            sock.accept()[0].close()
-            assert client.recv(1) == b""
-    admin.listen(parse_address(f"127.0.0.1:{address[1]}")).close()
+@pytest.mark.parametrize("path", ["/list//end", "/list/end", "/list/a/b/end", "/list/a/end/", "/list/a", "/"])
+def test_other_paths_are_no_action(start: Start, path: str) -> None:
+    assert start().status(f"POST {path} HTTP/1.0\r\n\r\n".encode()) == 404
 
 
-def test_address_of_another_machine_says_so() -> None:
-    with pytest.raises(ConfigError, match=r"tcp 192\.0\.2\.1:1: cannot listen"):
-        admin.listen(parse_address("192.0.2.1:1"))
+def test_the_methods_of_pages_and_actions(start: Start) -> None:
+    server = start()
+    for method, path, allowed in (
+        ("GET", "/list/a/end", "POST"),
+        ("HEAD", "/list/a/end", "POST"),
+        ("POST", "/list", "GET, HEAD"),
+    ):
+        response, _ = server.ask(method, path)
+        assert (response.status, response.headers["Allow"]) == (405, allowed)
 
 
-def test_listen_on_ipv6() -> None:
-    with admin.listen(Address("::1", 0, socket.AF_INET6)) as sock:
-        assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
+@pytest.mark.parametrize("field", ["Origin: http://127.0.0.1:9465", "origin: null", "Sec-Fetch-Site: cross-site"])
+def test_a_browser_cannot_act(start: Start, field: str) -> None:
+    server = start()
+    assert server.status(f"POST /list/a/end HTTP/1.1\r\nHost: x\r\n{field}\r\n\r\n".encode()) == 403
+    assert server.status(f"GET /list HTTP/1.1\r\nHost: x\r\n{field}\r\n\r\n".encode()) == 200
+
+
+def test_an_action_that_fails_is_500(start: Start) -> None:
+    assert start().status(b"POST /list/a/break HTTP/1.0\r\n\r\n") == 500
+
+
+class Writer:
+    """Only what says who talks to whom."""
+
+    def __init__(self, peer: str | None, own: str) -> None:
+        self.names = {"peername": peer and (peer, 1), "sockname": (own, 2)}
+
+    def get_extra_info(self, name: str) -> object:
+        return self.names[name]
+
+
+@pytest.mark.parametrize(
+    ("peer", "own", "local"),
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("127.9.9.9", "127.0.0.1", True),
+        ("::1", "::1", True),
+        ("::ffff:127.0.0.1", "::ffff:127.0.0.1", True),
+        ("10.0.0.5", "10.0.0.5", True),
+        ("10.0.0.6", "10.0.0.5", False),
+        ("::ffff:10.0.0.6", "::ffff:10.0.0.5", False),
+        ("fe80::1%eth0", "fe80::2%eth0", False),
+        (None, "10.0.0.5", False),
+    ],
+)
+def test_who_is_of_this_machine(peer: str | None, own: str, local: bool) -> None:
+    assert admin._is_local(cast("asyncio.StreamWriter", Writer(peer, own))) is local
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"GET /metrics HTTP/1.0\r\n\r\n", 200),
+        (b"GET /list HTTP/1.0\r\n\r\n", 403),
+        (b"POST /list HTTP/1.0\r\n\r\n", 403),
+        (b"POST /list/a/end HTTP/1.0\r\n\r\n", 403),
+        (b"POST /list/a/b HTTP/1.0\r\n\r\n", 404),
+    ],
+)
+def test_others_read_public_pages_and_nothing_else(
+    start: Start, monkeypatch: pytest.MonkeyPatch, request_: bytes, status: int
+) -> None:
+    monkeypatch.setattr(admin, "_is_local", lambda _writer: False)
+    assert start().status(request_) == status
+
+
+def test_health_pages() -> None:
+    draining = [False]
+    stale: list[list[int]] = [[]]
+    pages = admin.health(lambda: draining[0], lambda: stale[0])
+    assert set(pages) == {"/livez", "/live", "/readyz", "/ready"}
+    assert pages["/livez"]() == (200, "text/plain", b"ok\n")
+    assert pages["/readyz"]()[0] == 200
+    stale[0] = [1]
+    status, _, body = pages["/ready"]()
+    assert (status, json.loads(body)) == (503, {"ready": False, "draining": False, "stale_workers": [1]})
+    draining[0], stale[0] = True, []
+    assert pages["/readyz"]()[0] == 503

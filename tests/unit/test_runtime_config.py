@@ -14,7 +14,7 @@ import click
 import pytest
 
 from relay.runtime import config
-from relay.runtime.config import Address, AddressPort, Cidr, Duration, Size
+from relay.runtime.config import Address, AddressPort, Cidr, Duration, Secret, Size
 
 OPTIONS = [
     click.option("--workers", type=click.IntRange(1)),
@@ -25,6 +25,7 @@ OPTIONS = [
     click.option("--route-key-file", type=click.Path()),
     click.option("--log-format", type=click.Choice(["text", "json"]), default="text"),
     click.option("--gro/--no-gro", default=True),
+    click.option("--auth-key", type=Secret()),
 ]
 
 
@@ -170,6 +171,7 @@ def test_defaults(capsys: Capture) -> None:
     assert found["workers"] == ("None", "default")
     assert set(found) == {
         "workers", "listen", "backends", "recv-buffer", "drain-timeout", "route-key-file", "log-format", "gro",
+        "auth-key",
     }  # fmt: skip
 
 
@@ -315,3 +317,30 @@ def test_show_is_toml_with_sources_and_reads_back(
     assert config.run_command(program, ["show", "--config", write(text)]) == 3
     again = tomllib.loads(capsys.readouterr().out)
     assert again == tomllib.loads(text)
+
+
+SECRET = "sk-0123456789abcdef"
+
+
+@pytest.mark.parametrize("source", ["flag", "environment", "file"])
+def test_a_secret_is_taken_and_never_shown(
+    capsys: Capture, write: Write, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    if source == "environment":
+        monkeypatch.setenv("UFRAG_RELAY_AUTH_KEY", SECRET)
+    words = {"flag": ["--auth-key", SECRET], "file": ["--config", write(f'[relay]\nauth-key = "{SECRET}"\n')]}
+    assert config.run_command(program, ["show", *words.get(source, [])]) == 3
+    text = capsys.readouterr().out
+    assert SECRET not in text
+    assert any(line.startswith("# auth-key is set") and line.endswith(source) for line in text.splitlines())
+    assert run(capsys, *words.get(source, []))["auth-key"] == ("(hidden)", source)
+    assert config.Secret()(SECRET).text == SECRET
+    assert SECRET not in repr(config.Secret()(SECRET))
+
+
+@pytest.mark.parametrize("value", ["1234567890123456", "['1234567890123456']"])
+def test_a_secret_of_the_wrong_type_is_not_shown_either(capsys: Capture, write: Write, value: str) -> None:
+    assert config.run_command(program, ["values", "--config", write(f"[relay]\nauth-key = {value}\n")]) == 78
+    message = capsys.readouterr().err
+    assert "auth-key: the value" in message
+    assert "1234567890123456" not in message

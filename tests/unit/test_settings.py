@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from relay import keys
+from relay.runtime import keys
 from relay.runtime.config import parse_address
 from relay.runtime.errors import ConfigError
-from relay.settings import LOOPBACK, Settings, build
+from relay.runtime.limits import LOOPBACK
+from relay.settings import Settings, build
 
 LOCAL = parse_address("127.0.0.1:3478")
 WILDCARD = parse_address("0.0.0.0:3478")
@@ -19,7 +20,7 @@ WILDCARD = parse_address("0.0.0.0:3478")
 
 @pytest.fixture
 def key_file(tmp_path: Path) -> str:
-    keys.create(tmp_path / "k", 0)
+    keys.create(tmp_path / "k", keys.new_route_key(0))
     return str(tmp_path / "k")
 
 
