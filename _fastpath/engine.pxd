@@ -10,7 +10,7 @@ a late command for a call that is gone, whose number has another one now, does n
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from _fastpath.batch cimport BATCH_MAX, Batch
+from _fastpath.batch cimport Batch
 from _fastpath.media_slot cimport MediaHeader, SessionRow
 from _fastpath.outbox cimport Outbox
 from _fastpath.rings cimport Ring
@@ -100,7 +100,7 @@ cdef struct Engine:
     Ring* commands
     Ring* events
     uint32_t events_written           # in this round
-    uint32_t touched[BATCH_MAX]       # sessions whose rings have something new
+    uint32_t* touched                 # sessions whose rings have something new; room for all
     uint32_t touched_count
     uint64_t now_us
     uint64_t unix_offset_us           # real time less `now_us`

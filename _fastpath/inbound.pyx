@@ -19,7 +19,7 @@ from _fastpath.reception cimport (
     Reception, ntp_from_us, ntp_middle_of, reception_jitter_us, reception_lost, reception_packet, reception_sender, reception_start,
     round_trip_us,
 )
-from _fastpath.rings cimport ring_commit, ring_reserve, ring_room
+from _fastpath.rings cimport ring_commit, ring_peek, ring_pop, ring_reserve, ring_room
 from _fastpath.sessions cimport KEY_ROOM, PATH_PROVEN, SOURCES_MOST, Path, Session, path_by_key, sessions_hash
 from _fastpath.wire.address cimport from_sockaddr, within_any
 from _fastpath.wire.demux cimport KIND_DTLS, KIND_RTP, KIND_STUN, classify
@@ -29,6 +29,10 @@ from _fastpath.wire.rtp cimport RTP_HEADER_BYTES, RTPHeader, is_rtcp, rtp_parse,
 
 cdef enum:
     SHOW_EVERY = 16                   # packets
+    HELD_MOST = 4
+    HELD_ROOM = 440                   # bytes of one; audio is smaller
+    HELD_PREFIX = 72                  # flow key, length of the sender's address, the address; so that what follows is aligned
+    HELD_STRIDE = HELD_PREFIX + HELD_ROOM
     SRTP_REPLAY_FAIL = 9              # srtp_err_status_t
     SRTP_REPLAY_OLD = 10
     DTLS_FIRST = 20                   # content types: change cipher spec ... and the version every DTLS record begins with
@@ -125,7 +129,7 @@ cdef inline uint8_t take_srtp(Engine* engine, const Arrival* arrival) noexcept n
         return IN_NO_PATH
     session = &engine.sessions.all[number]
     if session.rx == NULL:
-        return IN_NO_KEYS
+        return hold(session, arrival)
     if is_rtcp(arrival.body):
         return take_srtcp(engine, session, arrival)
     if length < RTP_HEADER_BYTES:
@@ -137,6 +141,49 @@ cdef inline uint8_t take_srtp(Engine* engine, const Arrival* arrival) noexcept n
     if status:
         return refusal(status)
     return take_rtp(engine, session, path, arrival, <uint32_t>length, source)
+
+
+cdef uint8_t hold(Session* session, const Arrival* arrival) noexcept nogil:
+    """The client's first media comes right behind the end of its handshake, while the loop still makes the keys: a few packets wait in
+    the ring up, which nobody else uses yet. Key and sender stand before each."""
+    cdef uint8_t* record
+    if session.held >= HELD_MOST or arrival.length > HELD_ROOM:
+        return IN_NO_KEYS
+    record = ring_reserve(session.up, HELD_PREFIX + arrival.length)
+    if record == NULL:
+        return IN_NO_KEYS
+    memcpy(record, arrival.key, KEY_ROOM)
+    record[KEY_ROOM] = arrival.name_bytes
+    memcpy(record + KEY_ROOM + 1, arrival.name, arrival.name_bytes)
+    memcpy(record + HELD_PREFIX, arrival.body, arrival.length)
+    ring_commit(session.up)
+    session.held += 1
+    return IN_HELD
+
+
+cdef void take_held(Engine* engine, Session* session) noexcept nogil:
+    """The keys are there: what was held is media now. It was counted when it came."""
+    cdef uint8_t copies[HELD_MOST * HELD_STRIDE]
+    cdef uint32_t lengths[HELD_MOST]
+    cdef uint32_t length = 0
+    cdef uint32_t i
+    cdef uint32_t count = session.held
+    cdef Arrival arrival
+    cdef uint8_t* record
+    session.held = 0
+    for i in range(count):
+        record = ring_peek(session.up, &length)
+        memcpy(copies + i * HELD_STRIDE, record, length)
+        lengths[i] = length
+        ring_pop(session.up)
+    for i in range(count):
+        record = copies + i * HELD_STRIDE
+        arrival.key = record
+        arrival.name_bytes = record[KEY_ROOM]
+        arrival.name = record + KEY_ROOM + 1
+        arrival.body = record + HELD_PREFIX
+        arrival.length = lengths[i] - HELD_PREFIX
+        take_srtp(engine, &arrival)
 
 
 cdef inline uint8_t take_rtp(Engine* engine, Session* session, Path* path, const Arrival* arrival, uint32_t length, uint8_t source) noexcept nogil:
@@ -197,7 +244,7 @@ cdef inline uint8_t hand_over(Engine* engine, Session* session, const RTPHeader*
     frame.payload_type = header.payload_type
     memcpy(<uint8_t*>frame + sizeof(Frame), body + header.payload_at, header.payload_bytes)
     ring_commit(session.up)
-    if not session.touched:
+    if not session.touched and engine.touched_count < engine.sessions.capacity:
         session.touched = True
         engine.touched[engine.touched_count] = number_of(engine, session)
         engine.touched_count += 1

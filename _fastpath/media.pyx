@@ -92,7 +92,8 @@ cdef class MediaEngine:
     cdef int make_rings(self) except -1:
         self.engine.commands = <Ring*>calloc(1, sizeof(Ring) + COMMANDS_BYTES)
         self.engine.events = <Ring*>calloc(1, sizeof(Ring) + EVENTS_BYTES)
-        if self.engine.commands == NULL or self.engine.events == NULL:
+        self.engine.touched = <uint32_t*>calloc(self.engine.sessions.capacity, sizeof(uint32_t))
+        if self.engine.commands == NULL or self.engine.events == NULL or self.engine.touched == NULL:
             raise MemoryError("no memory for the media engine's rings")
         ring_format(self.engine.commands, COMMANDS_BYTES)
         ring_format(self.engine.events, EVENTS_BYTES)
@@ -115,6 +116,7 @@ cdef class MediaEngine:
         sessions_free(&self.engine.sessions)
         free(self.engine.commands)
         free(self.engine.events)
+        free(self.engine.touched)
         if self.hot.epoll >= 0:
             close(self.hot.epoll)
 

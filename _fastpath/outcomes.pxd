@@ -16,6 +16,7 @@ cdef enum:
     IN_DTLS
     IN_RTP
     IN_RTCP
+    IN_HELD                           # SRTP that waits for the end of the handshake
 
     # Dropped.
     IN_TRUNCATED
@@ -29,7 +30,7 @@ cdef enum:
     IN_PATHS_FULL                     # a session's paths are all in use
     IN_NO_PATH                        # not STUN, from an address without an authenticated check
     IN_DTLS_FLOOD                     # more handshake or data channel packets wait than may
-    IN_NO_KEYS                        # SRTP before the handshake is done
+    IN_NO_KEYS                        # more SRTP before the handshake is done than is held
     IN_SSRC_FULL                      # a session has as many sources as it may
     IN_SRTP_FORGED
     IN_SRTP_REPLAYED

@@ -3,6 +3,9 @@
 A round: wait for the socket, a command or a timer; take a batch; then the commands (so that a session is known before the first check
 that its answer causes, which can only be in this batch or a later one); decide each datagram; pump what has something to send; serve
 timers. Then flush, count, and tell the loop of its events, after everything that had to leave first has left.
+
+Under load a wake-up for each packet would cost as much as the packet (measured: half of the time is spent in epoll_wait). So from some
+thousand packets a second on the thread does not wait but naps half a millisecond and takes what has come: a voice packet is 20 ms long.
 """
 
 from libc.stdint cimport uint64_t
@@ -20,6 +23,9 @@ cdef struct Hot:
     int ring                          # rung for the loop: events
     int epoll
     int error
+    uint64_t window_us                # when the present window of counting began
+    uint64_t windowed                 # packets in it
+    bint napping
 
 cdef uint64_t clock_us() noexcept nogil
 cdef void work(Engine* engine) noexcept nogil

@@ -7,7 +7,7 @@ from _fastpath.batch cimport (
     BATCH_MAX, BATCH_MIN, SOCKET_DEAD, Batch, batch_commit, batch_receive, name_of, payload_of,
 )
 from _fastpath.engine cimport *
-from _fastpath.inbound cimport take
+from _fastpath.inbound cimport take, take_held
 from _fastpath.media_slot cimport AUDIO_RING_BYTES, ring_down, ring_up
 from _fastpath.outbound cimport choose_path, pump, schedule, send_datagram, send_report, serve_timer
 from _fastpath.outbox cimport outbox_flush
@@ -15,7 +15,7 @@ from _fastpath.rings cimport ring_commit, ring_format, ring_peek, ring_pop, ring
 from _fastpath.sessions cimport NO_PATH, Credential, Session, credential_add, session_clear
 from _fastpath.sockets cimport (
     CLOCK_MONOTONIC, EINTR, EPOLL_CTL_ADD, EPOLLIN, MSG_TRUNC, clock_gettime, clock_time, epoll_create1, epoll_ctl, epoll_event,
-    epoll_wait, errno, read, write,
+    epoll_wait, errno, nanosleep, read, write,
 )
 from _fastpath.verdicts cimport BYTES_UP, PACKETS_UP
 from _fastpath.wheel cimport NO_ITEM, wheel_set, wheel_take, wheel_wait_ms
@@ -27,6 +27,9 @@ cdef enum:
     FIRST_REPORT_US = 500_000
     SOCKET = 0
     WAKE = 1
+    NAP_NS = 500_000
+    WINDOW_US = 10_000
+    NAP_FROM = 50                     # packets in a window: 5,000 a second
 
 
 cdef uint64_t clock_us() noexcept nogil:
@@ -94,6 +97,7 @@ cdef void obey(Engine* engine, const Head* head, const uint8_t* body, uint32_t l
         session.rx = (<const KeysBody*>body).rx
         session.report_us = engine.now_us + FIRST_REPORT_US
         choose_path(engine, session)
+        take_held(engine, session)
         schedule(engine, session)
     elif head.kind == COMMAND_REPORTING:
         session.reporting = head.flag
@@ -205,6 +209,22 @@ cdef int add(int epoll, int fd, uint32_t index) noexcept nogil:
     return epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event)
 
 
+cdef void pace(Hot* hot, Engine* engine, int count) noexcept nogil:
+    """Counts packets, and decides once a window whether the next rounds nap."""
+    hot.windowed += <uint64_t>count
+    if engine.now_us - hot.window_us >= WINDOW_US:
+        hot.napping = hot.windowed * WINDOW_US >= NAP_FROM * (engine.now_us - hot.window_us)
+        hot.window_us = engine.now_us
+        hot.windowed = 0
+
+
+cdef void nap() noexcept nogil:
+    cdef clock_time length
+    length.tv_sec = 0
+    length.tv_nsec = NAP_NS
+    nanosleep(&length, NULL)
+
+
 cdef int run_rounds(Hot* hot, Engine* engine) noexcept nogil:
     cdef bint readable = False
     cdef uint32_t limit = BATCH_MIN
@@ -213,7 +233,10 @@ cdef int run_rounds(Hot* hot, Engine* engine) noexcept nogil:
     if hot.epoll < 0 or add(hot.epoll, hot.socket, SOCKET) < 0 or add(hot.epoll, hot.wake, WAKE) < 0:
         return failed(hot)
     while not load32(&engine.header.halted):
-        if not readable:
+        if hot.napping and not readable:
+            nap()
+            readable = True
+        elif not readable:
             engine.now_us = clock_us()
             if wait(hot, wheel_wait_ms(&engine.sessions.wheel, engine.now_us, WAIT_MS), &readable) < 0:
                 return failed(hot)
@@ -228,6 +251,7 @@ cdef int run_rounds(Hot* hot, Engine* engine) noexcept nogil:
             elif <uint32_t>count * 4 < limit:
                 limit = max(limit // 2, <uint32_t>BATCH_MIN)
         beat(engine)
+        pace(hot, engine, count)
         work(engine)
         finish(engine, hot.ring)
     return HOT_STOPPED

@@ -95,6 +95,7 @@ cdef struct Session:
     uint8_t sources
     uint8_t main_source               # the one heard last
     Reception source[SOURCES_MOST]
+    uint8_t held                      # SRTP that came before the keys, kept in `up`
     uint8_t retired_count
     uint32_t retired[RETIRED_MOST]    # hashes of tokens whose place another has taken: silence, but never `gone`
     Path paths[PATHS_MOST]

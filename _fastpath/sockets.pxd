@@ -105,6 +105,7 @@ cdef extern from "<time.h>" nogil:
         long tv_nsec
 
     int clock_gettime(clockid_t clock, clock_time* now)
+    int nanosleep(const clock_time* length, clock_time* rest)
 
 cdef extern from "<unistd.h>" nogil:
     ssize_t read(int fd, void* buffer, size_t count)

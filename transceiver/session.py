@@ -75,6 +75,7 @@ class Session:
     path: int = ANY_PATH  # of the last check or handshake packet
     bye_at: float | None = None
     last_flight: float = 0.0
+    flight: list[bytes] = field(default_factory=list)  # the last one, as long as a path may be too new to afford it
     channels: DataChannels | None = None
     pair: SRTPPair | None = None
     open_channels: set[Channel] = field(default_factory=set)
@@ -119,10 +120,9 @@ class Session:
         if self.stages.proven is None and self.stages.check is not None:
             self.stages.proven = now
             self._observe("setup_ice_s", now - self.stages.check)
-        if starved and self.dtls.state == "handshaking":
+        if starved:
             self.path = path
-            self.dtls.resend(now)
-            self._flush(now)
+            self._send(self.flight)
 
     def _datagram(self, path: int, _value: int, datagram: bytes, now: float) -> None:
         if self.dtls.state in ("new", "handshaking"):
@@ -148,7 +148,7 @@ class Session:
         """Sends what DTLS made, and follows where it is."""
         datagrams = self.dtls.take_datagrams()
         if datagrams:
-            self.last_flight = now
+            self.last_flight, self.flight = now, datagrams
             self._send(datagrams)
         if self.dtls.state == "handshaking" and self.state == "checking":
             self._describe("handshaking")
@@ -180,6 +180,7 @@ class Session:
             self.end("dtls_failed", now)
             return
         engine.set_reporting(index, serial, False)
+        self.flight = []
         self._describe("live")
         if self.negotiated.data is not None:
             self._start_channels()
