@@ -173,6 +173,9 @@ cdef void take_held(Engine* engine, Session* session) noexcept nogil:
     session.held = 0
     for i in range(count):
         record = ring_peek(session.up, &length)
+        if record == NULL or not HELD_PREFIX < length <= HELD_STRIDE:   # an application reads this ring: nothing is taken on trust
+            count = i
+            break
         memcpy(copies + i * HELD_STRIDE, record, length)
         lengths[i] = length
         ring_pop(session.up)

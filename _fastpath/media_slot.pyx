@@ -309,8 +309,8 @@ cdef class MediaSlot:
             cipher=view.cipher.decode("utf-8", "replace"), profile=view.profile.decode("utf-8", "replace"),
             codec=view.codec.decode("utf-8", "replace"),
             packets_up=view.packets_up, packets_down=view.packets_down, bytes_up=view.bytes_up, bytes_down=view.bytes_down,
-            lost_up=view.lost_up, lost_down=view.lost_down, jitter_up_ms=view.jitter_up_us / 1000,
-            jitter_down_ms=view.jitter_down_us / 1000, rtt_ms=view.rtt_us / 1000, paths=view.paths, ring_drops=view.ring_drops,
+            lost_up=view.lost_up, lost_down=view.lost_down, jitter_up_ms=view.jitter_up_us / 1e3,
+            jitter_down_ms=view.jitter_down_us / 1e3, rtt_ms=view.rtt_us / 1e3, paths=view.paths, ring_drops=view.ring_drops,
         )
 
     def sessions(self) -> list[SessionView]:

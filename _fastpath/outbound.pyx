@@ -214,7 +214,7 @@ cdef uint64_t drain(Engine* engine, Session* session) noexcept nogil:
 
 cdef void pump(Engine* engine, Session* session) noexcept nogil:
     cdef uint64_t next_us
-    if session.echo:
+    if session.echo and session.rx != NULL:   # before there are keys, what waits in `up` is not frames: inbound's `hold`
         echo(engine, session)
     next_us = drain(engine, session)
     if next_us:
