@@ -14,15 +14,15 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
 from _fastpath.engine cimport EVENT_CHECK, EVENT_PROVEN, EVENT_RESTARTED
-from _fastpath.outbound cimport choose_path, draw, publish, schedule, send_probe
+from _fastpath.outbound cimport PROBE_US, choose_path, publish, schedule, send_probe
 from _fastpath.outbox cimport outbox_open, outbox_push
 from _fastpath.outcomes cimport (
     IN_CHECK, IN_CONFLICT, IN_GONE, IN_PATHS_FULL, IN_PROBE_ANSWER, IN_STUN_FORGED, IN_STUN_MALFORMED, IN_STUN_UNEXPECTED,
     IN_STUN_UNKNOWN, OUT_STUN,
 )
 from _fastpath.sessions cimport (
-    KEY_ROOM, PATH_CHECKED, PATH_FREE, PATH_PROVEN, PATHS_MOST, Credential, Path, Session, credential_find, path_index, path_of,
-    path_open, token_is_retired,
+    CREDENTIALS_MOST, PATH_CHECKED, PATH_PROVEN, Credential, Path, Session, Sessions, credential_find, path_index, path_of,
+    path_open, token_is_retired, transaction_of,
 )
 from _fastpath.sha1 cimport SHA1_BYTES, HmacKey, hmac_key, hmac_sha1
 from _fastpath.wire.binding cimport (
@@ -120,7 +120,6 @@ cdef uint8_t take_check(Engine* engine, const Arrival* arrival, const Binding* b
         path = path_open(&engine.sessions, number, arrival.key, engine.now_us)
         if path == NULL:
             return IN_PATHS_FULL
-        new_transaction(engine, session, number, path)
     note_check(engine, session, path, arrival, binding)
     path.credential = place
     # The answer is queued before anything that this check causes, here or in the loop, so it also leaves first.
@@ -131,7 +130,7 @@ cdef uint8_t take_check(Engine* engine, const Arrival* arrival, const Binding* b
     outbox_push(&engine.outbox, length, OUT_STUN)
     if not credential.used:
         credential.used = True
-        if not first:
+        if credential.order > session.credentials[session.current].order:
             session.current = place
             publish(engine, session, EVENT_RESTARTED, <uint8_t>(path - session.paths), 0, 0)
     if first or session.reporting:
@@ -154,47 +153,67 @@ cdef void note_check(Engine* engine, Session* session, Path* path, const Arrival
         path.priority = binding.priority
 
 
-cdef void new_transaction(Engine* engine, const Session* session, uint32_t number, Path* path) noexcept nogil:
-    """96 random bits; the first 32 are masked with which path it is, so that an answer is found by them."""
-    cdef uint64_t random = draw(engine)
-    cdef uint32_t where = (number * PATHS_MOST + <uint32_t>(path - session.paths)) ^ <uint32_t>random
-    memcpy(path.transaction, &where, 4)
-    memcpy(path.transaction + 4, &random, 8)
-
-
 cdef inline void prove(Engine* engine, Session* session, Path* path) noexcept nogil:
-    """Asks at once, and again a while; each check of the client's pays for some more."""
-    if path.probe_us == 0 or path.probe_us <= engine.now_us:
-        if path.probe_us == 0:
-            path.probes = 0
+    """Asks at once, and again a while; each check of the client's pays for some more, so the waits begin anew with it."""
+    if path.probe_us == 0 or path.probe_us > engine.now_us + PROBE_US:
+        path.probes = min(path.probes, <uint8_t>1)
         send_probe(engine, session, <uint8_t>(path - session.paths))
     schedule(engine, session)
 
 
+cdef bint was_asked(const Sessions* sessions, uint32_t number, const Arrival* arrival, const Binding* binding, uint64_t now_us) noexcept nogil:
+    cdef uint8_t own[12]
+    cdef uint32_t ago
+    for ago in range(2):
+        transaction_of(sessions, number, arrival.key, now_us, ago, own)
+        if memcmp(own, binding.transaction, 12) == 0:
+            return True
+    return False
+
+
+cdef uint8_t credential_of(const Session* session, const Arrival* arrival, const Binding* binding) noexcept nogil:
+    """Whose password the answer was made with: after a restart either may be; CREDENTIALS_MOST: no one's."""
+    cdef uint8_t i
+    for i in range(CREDENTIALS_MOST):
+        if session.credentials[i].token_bytes and binding_verify(arrival.body, binding, &session.credentials[i].remote):
+            return i
+    return CREDENTIALS_MOST
+
+
 cdef uint8_t take_answer(Engine* engine, const Arrival* arrival, const Binding* binding) noexcept nogil:
-    cdef uint32_t where, mask
+    """Its path is proven, and made anew if copies of a check from many addresses have pushed it out meanwhile."""
+    cdef uint32_t number, mask
+    cdef uint8_t credential
     cdef Session* session
     cdef Path* path
-    memcpy(&where, binding.transaction, 4)
+    memcpy(&number, binding.transaction, 4)
     memcpy(&mask, binding.transaction + 4, 4)
-    where ^= mask
-    if where // PATHS_MOST >= engine.sessions.capacity:
+    number ^= mask
+    if number >= engine.sessions.capacity or engine.sessions.all[number].serial == 0 \
+            or not was_asked(&engine.sessions, number, arrival, binding, engine.now_us):
         return IN_STUN_UNEXPECTED
-    session = &engine.sessions.all[where // PATHS_MOST]
-    path = &session.paths[where % PATHS_MOST]
-    if path.state == PATH_FREE or memcmp(path.transaction, binding.transaction, 12) or memcmp(path.key, arrival.key, KEY_ROOM):
-        return IN_STUN_UNEXPECTED
-    if not binding_verify(arrival.body, binding, &session.credentials[path.credential].remote):
+    session = &engine.sessions.all[number]
+    credential = credential_of(session, arrival, binding)
+    if credential == CREDENTIALS_MOST:
         return IN_STUN_FORGED
+    path = path_of(session, arrival.key)
+    if path == NULL:
+        path = path_open(&engine.sessions, number, arrival.key, engine.now_us)
+        if path == NULL:
+            return IN_PATHS_FULL
+        path.credential = credential
+        path.checked_us = engine.now_us
+        memcpy(path.name, arrival.name, arrival.name_bytes)
+        path.name_bytes = arrival.name_bytes
     if path.state == PATH_CHECKED:
-        proven(engine, session, where // PATHS_MOST, path)
+        proven(engine, session, number, path)
     return IN_PROBE_ANSWER
 
 
 cdef void proven(Engine* engine, Session* session, uint32_t number, Path* path) noexcept nogil:
     """The round trip is told where it is certain which request was answered: the first (Karn's rule)."""
     if path.probes == 1:
-        path.rtt_us = <uint32_t>(engine.now_us - path.opened_us)
+        path.rtt_us = <uint32_t>(engine.now_us - path.asked_us)
         session.view.rtt_us = path.rtt_us
     path.state = PATH_PROVEN
     path.probe_us = 0

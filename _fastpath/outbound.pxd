@@ -8,8 +8,11 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from _fastpath.engine cimport Engine, Head
 from _fastpath.sessions cimport Path, Session
 
+cdef enum:
+    PROBE_US = 100_000                # first wait for an answer to our request; doubles twice
+
 cdef bint path_affords(const Path* path, size_t payload_bytes) noexcept nogil
-cdef void publish(Engine* engine, Session* session, uint8_t kind, uint8_t path, uint8_t flag, uint32_t value) noexcept nogil
+cdef bint publish(Engine* engine, Session* session, uint8_t kind, uint8_t path, uint8_t flag, uint32_t value) noexcept nogil
 cdef uint64_t draw(Engine* engine) noexcept nogil
 cdef void send_probe(Engine* engine, Session* session, uint8_t number) noexcept nogil
 cdef void send_datagram(Engine* engine, Session* session, uint8_t number, const uint8_t* datagram, uint32_t length) noexcept nogil

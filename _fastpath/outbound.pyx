@@ -11,14 +11,14 @@ Before a path is proven at most three bytes leave for each that came (RFC 8445 s
 from libc.string cimport memcpy, memset
 
 from _fastpath.engine cimport (
-    BEST_PATH, EVENT_CHECK, EVENT_DATAGRAM, EVENT_EXPIRED, EVENT_MOVED, Frame, number_of,
+    BEST_PATH, EVENT_BYE, EVENT_CHECK, EVENT_DATAGRAM, EVENT_EXPIRED, EVENT_MOVED, Frame, number_of,
 )
 from _fastpath.outbox cimport OUTBOX_PAYLOAD_MOST, outbox_open, outbox_push
 from _fastpath.outcomes cimport OUT_AMPLIFIED, OUT_DTLS, OUT_NO_PATH, OUT_PROTECT, OUT_RTCP, OUT_RTP, OUT_STUN
 from _fastpath.reception cimport ntp_from_us, reception_block
 from _fastpath.rings cimport ring_commit, ring_peek, ring_pop, ring_reserve, ring_room
 from _fastpath.sessions cimport (
-    NO_PATH, PATH_CHECKED, PATH_FREE, PATH_PROVEN, PATHS_MOST, TOKEN_ROOM, UFRAG_ROOM, Credential,
+    NO_PATH, PATH_CHECKED, PATH_FREE, PATH_PROVEN, PATHS_MOST, TOKEN_ROOM, UFRAG_ROOM, Credential, transaction_of,
 )
 from _fastpath.siphash cimport siphash24
 from _fastpath.wheel cimport wheel_set
@@ -27,8 +27,8 @@ from _fastpath.wire.rtcp cimport RTCPOut, rtcp_write
 from _fastpath.wire.rtp cimport RTP_HEADER_BYTES, rtp_write
 
 cdef enum:
-    PROBE_US = 100_000                # first wait for an answer to our request; doubles
-    PROBES_MOST = 7                   # a new check allows as many again
+    PROBES_MOST = 14                  # some five seconds; a new check allows as many again
+    STARVED_US = 1_000_000            # so long after a check a request that cannot be afforded is tried again
     CONSENT_US = 30_000_000           # RFC 7675 5.1
     FIRST_CHECK_US = 30_000_000
     REPORT_US = 2_000_000
@@ -54,14 +54,14 @@ cdef uint64_t draw(Engine* engine) noexcept nogil:
     return siphash24(&engine.sessions.secret, <uint8_t*>&engine.drawn, sizeof(engine.drawn))
 
 
-cdef void publish(Engine* engine, Session* session, uint8_t kind, uint8_t path, uint8_t flag, uint32_t value) noexcept nogil:
-    """Tells the loop. What may come often leaves room for what must come."""
+cdef bint publish(Engine* engine, Session* session, uint8_t kind, uint8_t path, uint8_t flag, uint32_t value) noexcept nogil:
+    """Tells the loop; False: it is too far behind. What may come often leaves room for what must come."""
     cdef Head* head
-    if (kind == EVENT_CHECK or kind == EVENT_MOVED) and ring_room(engine.events) < engine.events.size // 8:
-        return
+    if (kind == EVENT_CHECK or kind == EVENT_MOVED or kind == EVENT_BYE) and ring_room(engine.events) < engine.events.size // 8:
+        return False
     head = <Head*>ring_reserve(engine.events, sizeof(Head))
     if head == NULL:
-        return
+        return False
     head.kind = kind
     head.path = path
     head.flag = flag
@@ -70,28 +70,34 @@ cdef void publish(Engine* engine, Session* session, uint8_t kind, uint8_t path, 
     head.value = value
     ring_commit(engine.events)
     engine.events_written += 1
+    return True
 
 
 # ------------------------------------------------------------------------------------------------------------------------ ICE
 
 cdef void send_probe(Engine* engine, Session* session, uint8_t number) noexcept nogil:
-    """Our Binding Request: who answers it receives what is sent there. One transaction id a path, so a late answer counts too."""
+    """Our Binding Request: who answers it receives what is sent there. Its id stays the same a while, so a late answer counts too."""
     cdef Path* path = &session.paths[number]
     cdef Credential* credential = &session.credentials[path.credential]
     cdef uint8_t username[UFRAG_ROOM + 1 + TOKEN_ROOM]
     cdef size_t length = credential.remote_bytes
+    cdef uint8_t transaction[12]
     cdef uint8_t* out
-    path.probes += 1
-    path.probe_us = engine.now_us + (<uint64_t>PROBE_US << (path.probes - 1)) if path.probes < PROBES_MOST else 0
+    transaction_of(&engine.sessions, number_of(engine, session), path.key, engine.now_us, 0, transaction)
     memcpy(username, credential.remote_ufrag, length)
     username[length] = c":"
     memcpy(username + length + 1, credential.token, credential.token_bytes)
     out = outbox_open(&engine.outbox, path.key, path.name, path.name_bytes)
-    length = binding_request(out, path.transaction, username, length + 1 + credential.token_bytes, REQUEST_PRIORITY,
+    length = binding_request(out, transaction, username, length + 1 + credential.token_bytes, REQUEST_PRIORITY,
                              engine.sessions.secret.k0, &credential.remote)
     if not path_affords(path, length):
         engine.outbox.sent[OUT_AMPLIFIED] += 1
+        # The next handshake packet may pay for it; without any, the next check will.
+        path.probe_us = engine.now_us + PROBE_US if engine.now_us < path.checked_us + STARVED_US else 0
         return
+    path.asked_us = engine.now_us if path.probes == 0 else path.asked_us
+    path.probes += 1
+    path.probe_us = engine.now_us + (<uint64_t>PROBE_US << min(path.probes - 1, 2)) if path.probes < PROBES_MOST else 0
     push(engine, path, length, OUT_STUN)
 
 
@@ -213,12 +219,10 @@ cdef uint64_t drain(Engine* engine, Session* session) noexcept nogil:
 
 
 cdef void pump(Engine* engine, Session* session) noexcept nogil:
-    cdef uint64_t next_us
     if session.echo and session.rx != NULL:   # before there are keys, what waits in `up` is not frames: inbound's `hold`
         echo(engine, session)
-    next_us = drain(engine, session)
-    if next_us:
-        wheel_set(&engine.sessions.wheel, number_of(engine, session), next_us)
+    if drain(engine, session):
+        schedule(engine, session)
 
 
 # ----------------------------------------------------------------------------------------------------------------------- RTCP
@@ -265,9 +269,15 @@ cdef inline uint64_t expiry(const Session* session) noexcept nogil:
 
 
 cdef void schedule(Engine* engine, Session* session) noexcept nogil:
-    """Sets the session's timer to what is due first."""
+    """Sets the session's timer to what is due first; one that only waits to be closed has its own."""
     cdef uint64_t due_us = expiry(session) if not session.expired else engine.now_us + CONSENT_US
+    cdef uint32_t length = 0
+    cdef Frame* frame = <Frame*>ring_peek(session.down, &length)
     cdef uint32_t i
+    if session.closing:
+        return
+    if frame != NULL and frame.at_us < due_us:
+        due_us = frame.at_us
     if session.report_us and session.report_us < due_us:
         due_us = session.report_us
     for i in range(<uint32_t>PATHS_MOST):
@@ -279,13 +289,12 @@ cdef void schedule(Engine* engine, Session* session) noexcept nogil:
 cdef void serve_timer(Engine* engine, Session* session) noexcept nogil:
     cdef uint8_t i
     if not session.expired and expiry(session) <= engine.now_us:
-        session.expired = True
-        publish(engine, session, EVENT_EXPIRED, NO_PATH, session.checked_us == 0, 0)
+        session.expired = publish(engine, session, EVENT_EXPIRED, NO_PATH, session.checked_us == 0, 0)
     for i in range(PATHS_MOST):
         if session.paths[i].state == PATH_CHECKED and session.paths[i].probe_us and session.paths[i].probe_us <= engine.now_us:
             send_probe(engine, session, i)
     if session.report_us and session.report_us <= engine.now_us:
         session.report_us = engine.now_us + REPORT_US + draw(engine) % (REPORT_US // 4)
         send_report(engine, session, False)
-    schedule(engine, session)
     pump(engine, session)
+    schedule(engine, session)

@@ -36,6 +36,7 @@ cdef struct Credential:
     uint8_t token_bytes               # 0: free
     uint8_t used                      # a check with it has come
     uint16_t remote_bytes
+    uint32_t order                    # of those of this session
     uint32_t hash
     HmacKey local                     # what the client's checks are authenticated with
     HmacKey remote                    # and our requests
@@ -52,19 +53,20 @@ cdef struct Path:
     uint8_t starved                   # the loop sent more than could be afforded before it was proven
     uint8_t name_bytes
     uint8_t name[NAME_BYTES]          # the relay that last brought something authenticated
-    uint8_t transaction[12]           # of our requests
     uint32_t priority
     uint32_t rtt_us
     uint32_t bytes_in                 # until it is proven: what came from there
     uint32_t bytes_out                # and what was sent there
-    uint64_t opened_us
+    uint64_t asked_us                 # when the first request of ours left
     uint64_t checked_us
     uint64_t media_us
     uint64_t probe_us                 # when the next request is due; 0: none
 
 cdef struct Session:
     uint32_t serial                   # of the call that has this number; 0: none
-    uint8_t current                   # credential of the newest restart that the client has used
+    uint32_t epoch                    # grows when a path is lost to another call: answers to older requests prove nothing
+    uint32_t given                    # credentials so far
+    uint8_t current                   # the newest of those that the client has used
     uint8_t active                    # the path that packets are sent on
     uint8_t reporting                 # the loop wants to hear of every check (a handshake is under way)
     uint8_t echo
@@ -119,5 +121,7 @@ cdef bint token_is_retired(const Sessions* sessions, const uint8_t* token, size_
 cdef Path* path_by_key(Sessions* sessions, const uint8_t* key, uint32_t hash, uint32_t* session) noexcept nogil
 cdef Path* path_of(Session* session, const uint8_t* key) noexcept nogil
 cdef Path* path_open(Sessions* sessions, uint32_t number, const uint8_t* key, uint64_t now_us) noexcept nogil
+cdef void transaction_of(
+    const Sessions* sessions, uint32_t number, const uint8_t* key, uint64_t now_us, uint32_t ago, uint8_t* out12) noexcept nogil
 cdef void path_index(Sessions* sessions, uint32_t number, Path* path) noexcept nogil
 cdef void session_clear(Sessions* sessions, uint32_t number) noexcept nogil

@@ -4,11 +4,12 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
 from _fastpath.index cimport NO_NUMBER, index_first, index_insert, index_make, index_next, index_remove
-from _fastpath.siphash cimport siphash13
+from _fastpath.siphash cimport siphash13, siphash24
 from _fastpath.wheel cimport wheel_cancel, wheel_make
 
 cdef enum:
     QUIET_PATH_US = 10_000_000        # a proven path without a check for so long may make room for another
+    PERIOD_SHIFT = 25                 # 33 s: so long, and that of before, an answer to a request of ours counts
 
 
 cdef int sessions_make(Sessions* sessions, uint32_t capacity, const uint8_t* secret, uint64_t now_us) noexcept nogil:
@@ -55,13 +56,13 @@ cdef Credential* credential_find(Sessions* sessions, const uint8_t* token, size_
 
 
 cdef uint8_t credential_place(const Session* session) noexcept nogil:
-    """A free one; else one that is not in use, an unused before a used one."""
+    """A free one; else that of the oldest which is not in use: so the newest two are always kept."""
     cdef uint8_t i
     cdef uint8_t place = NO_PATH
     for i in range(CREDENTIALS_MOST):
         if session.credentials[i].token_bytes == 0:
             return i
-        if i != session.current and (place == NO_PATH or not session.credentials[i].used):
+        if i != session.current and (place == NO_PATH or session.credentials[i].order < session.credentials[place].order):
             place = i
     return place
 
@@ -88,6 +89,8 @@ cdef void credential_add(Sessions* sessions, uint32_t session, const Credential*
         retire(sessions, session, own.hash)
     own[0] = credential[0]
     own.used = 0
+    own.order = sessions.all[session].given
+    sessions.all[session].given += 1
     own.hash = sessions_hash(sessions, own.token, own.token_bytes)
     index_insert(&sessions.tokens, own.hash, number)
 
@@ -123,8 +126,19 @@ cdef void path_unindex(Sessions* sessions, uint32_t number, Path* path) noexcept
         path.indexed = False
 
 
+cdef void path_forget(Sessions* sessions, uint32_t number, Path* path) noexcept nogil:
+    cdef Session* session = &sessions.all[number]
+    path_unindex(sessions, number, path)
+    if &session.paths[session.active % PATHS_MOST] == path and session.active != NO_PATH:
+        session.active = NO_PATH
+    session.view.paths -= 1
+    session.epoch += 1
+    memset(path, 0, sizeof(Path))
+
+
 cdef void path_index(Sessions* sessions, uint32_t number, Path* path) noexcept nogil:
-    """Makes the flow key lead here, if nobody has it or this path is proven: who proved it last is who is there."""
+    """Makes the flow key lead here, if nobody has it or this path is proven: who proved it last is who is there. Whoever had it before
+    loses the path: a check alone, late or sent again by others, must not bring the packets back."""
     cdef uint32_t other_session
     cdef Path* other
     if path.indexed:
@@ -133,7 +147,7 @@ cdef void path_index(Sessions* sessions, uint32_t number, Path* path) noexcept n
     if other != NULL:
         if path.state != PATH_PROVEN:
             return
-        path_unindex(sessions, other_session, other)
+        path_forget(sessions, other_session, other)
     index_insert(&sessions.flows, path.hash, number * PATHS_MOST + <uint32_t>(path - sessions.all[number].paths))
     path.indexed = True
 
@@ -172,9 +186,26 @@ cdef Path* path_open(Sessions* sessions, uint32_t number, const uint8_t* key, ui
     memcpy(path.key, key, KEY_ROOM)
     path.hash = sessions_hash(sessions, key, KEY_ROOM)
     path.state = PATH_CHECKED
-    path.opened_us = now_us
     path_index(sessions, number, path)
     return path
+
+
+cdef void transaction_of(
+    const Sessions* sessions, uint32_t number, const uint8_t* key, uint64_t now_us, uint32_t ago, uint8_t* out12,
+) noexcept nogil:
+    """The id of our requests to a flow in this period, or one `ago`. Unpredictable, but the same whenever it is asked for: nothing has to
+    be remembered of a request, so nobody can make us forget it. Its first 32 bits are the session's number, masked."""
+    cdef uint8_t data[KEY_ROOM + 16]
+    cdef uint64_t period = (now_us >> PERIOD_SHIFT) - ago
+    cdef uint64_t random
+    memcpy(data, key, KEY_ROOM)
+    memcpy(data + KEY_ROOM, &sessions.all[number].serial, 4)
+    memcpy(data + KEY_ROOM + 4, &sessions.all[number].epoch, 4)
+    memcpy(data + KEY_ROOM + 8, &period, 8)
+    random = siphash24(&sessions.secret, data, KEY_ROOM + 16)
+    number ^= <uint32_t>random
+    memcpy(out12, &number, 4)
+    memcpy(out12 + 4, &random, 8)
 
 
 cdef void session_clear(Sessions* sessions, uint32_t number) noexcept nogil:

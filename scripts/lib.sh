@@ -123,7 +123,7 @@ make_venv() {
 install_requirements() {
     local requirements
     mapfile -t requirements < <(build_requirements)
-    "$PY" -m pip install -q "${requirements[@]}" && "$PY" -m pip install -q --no-build-isolation -e '.[dev]'
+    "$PY" -m pip install -q "${requirements[@]}" && "$PY" -m pip install -q --no-build-isolation -e '.[dev,transceiver]'
 }
 
 # Every .pyx has its compiled module beside it, for this Python.
@@ -176,8 +176,11 @@ prune_site() {
     done
 }
 
-# What says something about the compiled code: relay.runtime has none.
-COMPILED_TESTS=(tests/unit --ignore-glob='*/test_runtime_*.py')
+# find_compiled_tests [--packages DIR]: sets COMPILED_TESTS, what says something about such a build; see the script.
+find_compiled_tests() {
+    mapfile -t COMPILED_TESTS < <("$PY" -m scripts.compiled_tests "$@")
+    [ ${#COMPILED_TESTS[@]} -gt 0 ]
+}
 
 # A test started in the tree would import the tree's own build, so the tests go where the other build is.
 copy_tests() {

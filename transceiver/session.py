@@ -117,11 +117,12 @@ class Session:
         rtt_us, starved = value >> 1, value & 1
         if rtt_us:
             self.dtls.set_rtt(rtt_us / 1e6)
-        if self.stages.proven is None and self.stages.check is not None:
+        first = self.stages.proven is None
+        if first and self.stages.check is not None:
             self.stages.proven = now
             self._observe("setup_ice_s", now - self.stages.check)
-        if starved:
-            self.path = path
+        # What left before may have been too much for its path, or gone to where somebody sent a copy of a check from.
+        if starved or (first and path != self.path):
             self._send(self.flight)
 
     def _datagram(self, path: int, _value: int, datagram: bytes, now: float) -> None:
@@ -163,7 +164,7 @@ class Session:
             self.end("dtls_timeout" if self.dtls.failure == "dtls_timeout" else "dtls_failed", now)
 
     def _send(self, datagrams: list[bytes]) -> None:
-        path = ANY_PATH if self.state == "live" else self.path
+        path = self.path if self.stages.proven is None else ANY_PATH
         for datagram in datagrams:
             self.place.engine.send(self.place.index, self.place.serial, path, datagram)
 
