@@ -194,10 +194,12 @@ cdef inline uint8_t take_rtp(Engine* engine, Session* session, Path* path, const
     cdef RTPHeader header
     cdef Reception* reception = &session.source[source]
     cdef uint64_t highest = reception.highest
+    if source == session.sources:     # whatever follows: libsrtp has a stream for it from now on
+        reception.ssrc = rtp_ssrc(arrival.body)
+        session.sources += 1
     if not rtp_parse(arrival.body, length, &header):
         return IN_RTP_MALFORMED
-    if source == session.sources or reception.clock_rate == 0:
-        session.sources += source == session.sources
+    if reception.clock_rate == 0:
         reception_start(reception, header.ssrc, header.sequence, session.clock_rate)
         highest = 0
     reception_packet(reception, header.sequence, header.timestamp, engine.now_us)

@@ -8,7 +8,7 @@ from _fastpath.atomics cimport store32
 from _fastpath.batch cimport BATCH_MAX, Batch, batch_attach, batch_detach, batch_resume, name_of, payload_of
 from _fastpath.engine cimport *
 from _fastpath.outbox cimport OUTBOX_MOST, Outbox, outbox_free, outbox_make
-from _fastpath.rings cimport Ring, ring_commit, ring_format, ring_peek, ring_pop, ring_reserve
+from _fastpath.rings cimport Ring, ring_commit, ring_format, ring_peek, ring_pop, ring_reserve, ring_room
 from _fastpath.rounds cimport ALIGN_SHIFT, HOT_FAILED, clock_us, finish, run_rounds, work
 from _fastpath.sessions cimport (
     NO_PATH, PATH_FREE, PATHS_MOST, TOKEN_ROOM, UFRAG_ROOM, Credential, Path, Session, sessions_free, sessions_make,
@@ -173,7 +173,11 @@ cdef class MediaEngine:
         self.commit()
 
     def send(self, index: int, serial: int, path: int, datagram: bytes) -> None:
-        cdef unsigned char* body = self.command(COMMAND_SEND, index, serial, path, 0, <int>len(datagram))
+        """Datagrams leave room for commands that must not be lost: then it is these that raise."""
+        cdef unsigned char* body
+        if ring_room(self.engine.commands) < self.engine.commands.size // 8:
+            raise CommandsFull
+        body = self.command(COMMAND_SEND, index, serial, path, 0, <int>len(datagram))
         memcpy(body, <const uint8_t*>datagram, len(datagram))
         self.commit()
 

@@ -38,6 +38,7 @@ from transceiver.caller_http import Answer, Signaling, plain
 from transceiver.caller_options import Wishes, call_options, wishes_of
 from transceiver.caller_report import HEAD, Failure, Report, Second
 
+SETTLE_S = 2.0  # for the message, where the call is too short for it
 CHANNEL = "oai-events"  # as clients of OpenAI's API call theirs
 
 Tell = Callable[[str], None]
@@ -117,10 +118,11 @@ class Call:
         self.report = Report(wishes.url, data_wanted=bool(wishes.data))
         self._loop = asyncio.get_running_loop()
         self._speaker, self._ear = Speaker(wishes.source), Ear(wishes.record)
-        self._reached = {name: asyncio.Event() for name in ("ice", "dtls", "audio")}
+        self._reached = {name: asyncio.Event() for name in ("ice", "dtls", "audio", "message")}
         self._over = asyncio.Event()
         self._stopped = False
         self._offered = self._loop.time()
+        self._answer = Answer("", "")
         self._tasks: list[asyncio.Task[None]] = []
         # The usual bundle policy: under max-bundle aiortc forgets candidates that stand in the first section alone.
         self._peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
@@ -131,18 +133,17 @@ class Call:
 
     async def place(self) -> Report:
         """Makes the call, measures it, hangs up."""
-        wishes, location = self._wishes, ""
+        wishes = self._wishes
         signaling = Signaling(wishes.url, key=wishes.key, timeout_s=wishes.timeout_s, insecure=wishes.insecure)
         try:
-            answer = await self._signal(signaling)
-            location = answer.location
-            await self._set_up(answer)
+            await self._signal(signaling)
+            await self._set_up()
             await self._measure()
         except Failure as failure:
             self.report.failure, self.report.mend = failure.what, failure.mend
         finally:
             self._over.set()
-            await signaling.hangup(location)
+            await signaling.hangup(self._answer.location)
             await self._peer.close()
             await signaling.close()
             self._stop_listening()
@@ -152,7 +153,7 @@ class Call:
 
     # -------------------------------------------------------------------------------------------------------- set-up
 
-    async def _signal(self, signaling: Signaling) -> Answer:
+    async def _signal(self, signaling: Signaling) -> None:
         peer = self._peer
         peer.add_listener("connectionstatechange", self._connection_changed)
         peer.add_listener("iceconnectionstatechange", self._ice_changed)
@@ -164,14 +165,18 @@ class Call:
         offer = peer.localDescription.sdp
         self._offered = self._loop.time()
         self._say(0, f"offer to {self._wishes.url}")
-        answer = await signaling.offer(offer)
-        self._stage("answer", f"answer: media goes to UDP {', '.join(map(plain, answer.relays)) or 'nowhere'}")
-        self.report.relays = answer.relays
+        asked = asyncio.ensure_future(signaling.offer(offer))
+        await self._first(asked, None)
+        if not asked.done():
+            asked.cancel()
+            raise Failure("interrupted")
+        answer = self._answer = asked.result()
+        self.report.relays = list(map(plain, answer.relays))
+        self._stage("answer", f"answer: media goes to UDP {', '.join(self.report.relays) or 'nowhere'}")
         try:
             await peer.setRemoteDescription(RTCSessionDescription(answer.sdp, "answer"))
         except Exception as error:  # aiortc trusts its peers: whatever it raises, it is the answer's fault
             raise Failure(f"the answer is no use: {plain(error) or type(error).__name__}") from None
-        return answer
 
     def _open_channel(self) -> None:
         channel = self._peer.createDataChannel(CHANNEL)
@@ -222,9 +227,9 @@ class Call:
     def _say(self, after_ms: float, words: str) -> None:
         self._tell(f"{after_ms:>6.0f} ms  {words}")
 
-    async def _set_up(self, answer: Answer) -> None:
+    async def _set_up(self) -> None:
         deadline = self._loop.time() + self._wishes.timeout_s
-        relays = ", ".join(map(plain, answer.relays)) or "no address at all"
+        relays = ", ".join(self.report.relays) or "no address at all"
         within = f"within {self._wishes.timeout_s:g} s"
         if not await self._until("ice", deadline):
             mend = "UDP to there is blocked, no relay listens, or it has another route key or other --backends"
@@ -236,12 +241,17 @@ class Call:
             raise self._failure(f"connected, but no audio came back {within}", mend)
 
     async def _until(self, name: str, deadline: float) -> bool:
-        """Waits for a stage, the end of the call, or the deadline."""
-        waiting = [asyncio.ensure_future(event.wait()) for event in (self._reached[name], self._over)]
-        await asyncio.wait(waiting, timeout=deadline - self._loop.time(), return_when=asyncio.FIRST_COMPLETED)
-        for each in waiting:
-            each.cancel()
+        """Waits for a stage, the end of the call, or the deadline; whether the stage is reached."""
+        waiting = asyncio.ensure_future(self._reached[name].wait())
+        await self._first(waiting, deadline - self._loop.time())
+        waiting.cancel()
         return self._reached[name].is_set()
+
+    async def _first(self, waiting: asyncio.Future[Any], timeout_s: float | None) -> None:
+        """Waits for that or the end of the call, whatever comes first."""
+        over = asyncio.ensure_future(self._over.wait())
+        await asyncio.wait([waiting, over], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        over.cancel()
 
     def _failure(self, what: str, mend: str) -> Failure:
         return Failure("interrupted") if self._stopped else Failure(what, mend)
@@ -252,15 +262,20 @@ class Call:
         self._tell(HEAD)
         begun = self._loop.time()
         for second in range(1, math.ceil(self._wishes.seconds) + 1):
-            until = begun + min(second, self._wishes.seconds)
-            if await self._over_by(until):
-                break
-            self._look(self._loop.time() - begun, await self._peer.getStats())
-        if self._stopped and not self.report.seconds:
+            over = await self._over_by(begun + min(second, self._wishes.seconds))
+            at_s = self._loop.time() - begun
+            if over:
+                return self._check_end(at_s)
+            self._look(at_s, await self._peer.getStats())
+        if self._wishes.data:
+            await self._until("message", self._loop.time() + SETTLE_S)
+
+    def _check_end(self, at_s: float) -> None:
+        """An end before its time is one of ours, or a failure."""
+        if not self._stopped:
+            raise Failure(f"the other end ended the call after {at_s:.1f} s", "the transceiver's log says why")
+        if not self.report.seconds:
             raise Failure("interrupted")
-        if self._over.is_set() and not self._stopped:
-            ended_s = self._loop.time() - begun
-            raise Failure(f"the other end ended the call after {ended_s:.1f} s", "the transceiver's log says why")
 
     async def _over_by(self, until: float) -> bool:
         with contextlib.suppress(TimeoutError):

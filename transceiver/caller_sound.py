@@ -35,6 +35,7 @@ Source = Callable[[int], Samples]  # number of a frame -> its samples
 # Of an echo: how much is compared, the longest delay looked for, and how alike it must be.
 _WINDOW, _LEAST, _FARTHEST = 200, 50, 200  # blocks
 _ALIKE = 0.7
+_KEPT = _WINDOW + 2 * _FARTHEST
 
 _DOT_FRAMES = 2
 _RAMP = RATE // 200  # dots begin and end within 5 ms: without clicks
@@ -111,7 +112,7 @@ def decibels(mean_square: float) -> float:
 
 
 class Loudness:
-    """How loud it was and when, in blocks of 10 ms."""
+    """How loud it was and when, in blocks of 10 ms, for the last seconds."""
 
     def __init__(self) -> None:
         self._blocks: dict[int, float] = {}
@@ -121,6 +122,8 @@ class Loudness:
         powers = [power(samples[start : start + BLOCK]) for start in range(0, len(samples), BLOCK)]
         first = round(at_s / BLOCK_S)
         self._blocks.update((first + index, math.sqrt(each)) for index, each in enumerate(powers))
+        while len(self._blocks) > _KEPT:
+            del self._blocks[next(iter(self._blocks))]
         return sum(powers) / len(powers) if powers else 0.0
 
     def span(self) -> tuple[int, int]:

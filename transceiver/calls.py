@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from _fastpath.media import MediaEngine
+from _fastpath.media import CommandsFull, MediaEngine
 from _fastpath.media_slot import MediaSlot
 from _fastpath.wire.token import Keyring
 from transceiver import answer, ice, sdp
@@ -67,7 +67,7 @@ class Calls:
         self._manner = manner
         self.registry = Registry(slot.max_sessions)
         self._timers: list[tuple[float, int, int]] = []
-        self._armed: dict[int, float] = {}
+        self._armed: dict[int, tuple[float, int]] = {}  # number -> when, of which call
         self._allowance, self._counted_at = manner.max_new_per_s, 0.0
 
     # ---------------------------------------------------------------------------------------------------- from clients
@@ -80,8 +80,13 @@ class Calls:
         if number is None:
             raise self._refuse("refused_full", 503, "server_full", "All sessions of this server are in use.")
         session = self._session(number, negotiated, now, unix_s)
-        self._open(session)
-        self._add_credential(session, session.token, negotiated)
+        try:
+            self._open(session)
+            self._add_credential(session, session.token, negotiated)
+        except CommandsFull:
+            self._slot.end(number)
+            self.registry.give_back(number)
+            raise self._refuse("refused_full", 503, "server_full", "This server is overloaded.") from None
         self.registry.add(session)
         self._slot.count("sessions")
         description = self._description(session, session.token, candidates)
@@ -234,17 +239,17 @@ class Calls:
     # ---------------------------------------------------------------------------------------------------------- time
 
     def _arm(self, session: Session) -> None:
-        number, due = session.place.index, session.next_timer()
+        number, serial, due = session.place.index, session.place.serial, session.next_timer()
         if due is None:
             self._armed.pop(number, None)
-        elif self._armed.get(number) != due:
-            self._armed[number] = due
-            heapq.heappush(self._timers, (due, number, session.place.serial))
+        elif self._armed.get(number) != (due, serial):
+            self._armed[number] = due, serial
+            heapq.heappush(self._timers, (due, number, serial))
 
     def next_timer(self) -> float | None:
         while self._timers:
-            due, number, _serial = self._timers[0]
-            if self._armed.get(number) == due:
+            due, number, serial = self._timers[0]
+            if self._armed.get(number) == (due, serial):
                 return due
             heapq.heappop(self._timers)
         return None

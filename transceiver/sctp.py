@@ -131,9 +131,10 @@ class DataChannels:
                 self._call(self._callbacks, *self._events.popleft())
         finally:
             self._delivering = False
-            if self._ending:
+            if self._events:  # a callback raised: that is its caller's affair, the others' events are not lost
+                self._loop.call_soon(self._deliver)
+            elif self._ending:
                 self._callbacks = None
-                self._events.clear()
                 self._association.release()
 
     def _call(self, callbacks: Callbacks, event: str, channel: Channel, message: str | bytes) -> None:

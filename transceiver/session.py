@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
-from _fastpath.media import ANY_PATH, MediaEngine
+from _fastpath.media import ANY_PATH, CommandsFull, MediaEngine
 from _fastpath.media_slot import MediaSlot
 from relay.runtime.log import event
 from transceiver.answer import Negotiated
@@ -166,7 +167,8 @@ class Session:
     def _send(self, datagrams: list[bytes]) -> None:
         path = self.path if self.stages.proven is None else ANY_PATH
         for datagram in datagrams:
-            self.place.engine.send(self.place.index, self.place.serial, path, datagram)
+            with suppress(CommandsFull):  # dropped, as the network might
+                self.place.engine.send(self.place.index, self.place.serial, path, datagram)
 
     def _connected(self, now: float) -> None:
         engine, index, serial = self.place.engine, self.place.index, self.place.serial

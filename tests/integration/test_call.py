@@ -122,7 +122,7 @@ def test_over_tls(key_file: Path, tmp_path: Path) -> None:
         url = served.url.replace("http:", "https:")
         assert "not to be trusted" in call(url)["failure"]
         assert "does not speak HTTP" in call(served.url)["failure"]
-        assert call(url, "--insecure", "--seconds", "1")["ok"]
+        assert call(url, "--insecure", "--seconds", "1")["failure"] is None
 
 
 def self_signed(folder: Path) -> tuple[Path, Path]:
@@ -158,6 +158,17 @@ def test_nobody_answers() -> None:
     assert "did not answer within 0.5 s" in report["failure"]
 
 
+def test_an_offer_can_be_interrupted() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        words = [*TRANSCEIVER, "call", f"http://127.0.0.1:{silent.getsockname()[1]}"]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+            connection, _ = silent.accept()
+            with connection:
+                process.send_signal(signal.SIGINT)
+                said, _ = process.communicate(timeout=5)
+    assert (process.returncode, said.splitlines()[-1]) == (1, "BAD: interrupted")
+
+
 def test_keys(key_file: Path, tmp_path: Path) -> None:
     for name, key in (("right", KEY), ("wrong", OTHER_KEY)):
         (tmp_path / name).write_text(key + "\n")
@@ -166,12 +177,12 @@ def test_keys(key_file: Path, tmp_path: Path) -> None:
         assert "a key is wanted" in call(served.url)["failure"]
         assert "the key is wrong" in call(served.url, "--auth-key", OTHER_KEY)["failure"]
         assert "the key is wrong" in call(served.url, "--auth-key-file", str(tmp_path / "wrong"))["failure"]
-        assert call(served.url, "--auth-key-file", str(tmp_path / "right"), "--seconds", "1")["ok"]
+        assert call(served.url, "--auth-key-file", str(tmp_path / "right"), "--seconds", "1")["failure"] is None
 
 
 def test_a_refusal_is_passed_on_in_its_own_words(key_file: Path) -> None:
     with edge(key_file, "--max-new-per-s", "0.01") as (_relay, served):
-        assert call(served.url, "--seconds", "0.2")["ok"]
+        assert call(served.url, "--seconds", "0.2")["failure"] is None
         report = call(served.url)
         assert "429, rate_limit_exceeded: Too many new calls" in report["failure"]
         assert "try again in" in report["mend"]

@@ -23,6 +23,7 @@ SETUPS = 20
 ONE_WAY_S = 0.03
 ROUND_TRIP_SETUPS = 5
 CHECK_INTERVAL_S = 2.5  # how often Chromium checks a path that works
+RESTART_S = 1.0  # for a media process to be started again
 PROFILES = {
     "gcm256": "SRTP_AEAD_AES_256_GCM",
     "gcm128": "SRTP_AEAD_AES_128_GCM",
@@ -97,18 +98,21 @@ def ufrag(sdp: str) -> str:
 
 
 def test_twenty_of_twenty(caller: Caller, active: Transceiver) -> None:
-    """Each with audio in both directions; and no living call is ever told that it is gone."""
-    before, took = gone(active), []
+    """All standing in the end, with audio both ways; and no living call is ever told that it is gone."""
+    before, took, calls = gone(active), [], []
     for _ in range(SETUPS):
-        call = caller.connected()
-        call.event("channel", "open")
-        found = {name: at for at, name, value in reversed(call.events()) if value in (None, "connected", "open")}
-        took.append((found["connection"] - found["offer"]) * 1e3)
+        calls.append(caller.connected())
+        moments = {name: at for at, name, value in calls[-1].events() if value in (None, "connected")}
+        took.append((moments["connection"] - moments["offer"]) * 1e3)
+    for call in calls:
         call.heard()
+        call.event("channel", "open")
+    for call in calls:
         call.close()
+    until(lambda: active.sessions() == [])
     assert gone(active) == before
     took.sort()
-    print(f"\n{SETUPS} of {SETUPS}: offer to connected {took[SETUPS // 2]:.0f} ms (median), {took[-1]:.0f} ms (slowest)")
+    print(f"\n{SETUPS} of {SETUPS}: offer to connected {took[SETUPS // 2]:.0f} ms (median), {took[-1]:.0f} ms (worst)")
 
 
 def test_both_dtls_roles(browser: Browser, either: Transceiver, request: pytest.FixtureRequest) -> None:
@@ -217,18 +221,18 @@ def test_a_dead_session_is_known_within_one_check(browser: Browser, relay: Relay
     """The media process is killed; the next one refuses checks for calls that died with it, so that clients need not
     wait out their own patience of half a minute."""
     with transceiver(relay) as program, browser.caller(program.url) as caller:
-        call = caller.connected()
-        call.heard()
+        calls = [caller.connected() for _ in range(4)]
+        calls[-1].heard()
         killed = time.time()
         os.kill(program.children()["ufrag-media-0"], signal.SIGKILL)
         again = caller.connected()
         again.heard()
-        connected = again.event("connection", "connected")
-        failed = call.event("connection", "failed", seconds=10)
-        print(f"\nkilled: failed after {failed - killed:.2f} s, next call connected after {connected - killed:.2f} s")
-        assert failed - killed < CHECK_INTERVAL_S + 0.5
-        assert connected - killed < CHECK_INTERVAL_S
-        assert gone(program) >= 1
+        connected = again.event("connection", "connected") - killed
+        failed = sorted(call.event("connection", "failed", seconds=10) - killed for call in calls)
+        print(f"\nkilled: failed after {[f'{each:.2f} s' for each in failed]}, new call after {connected:.2f} s")
+        assert failed[-1] < CHECK_INTERVAL_S + RESTART_S
+        assert connected < RESTART_S
+        assert gone(program) >= len(calls)
         assert again.stats()["connection"] == "connected"
 
 

@@ -32,7 +32,7 @@ class LivePeer:
         self.socket = _bound(own)
         self.peer = Peer(self.socket.getsockname(), seed=next(_seeds))
         self.peer.media.speaking = True
-        self.asked_at = self.heard_at = 0.0
+        self.asked_at = 0.0
         self._old: list[socket.socket] = []
 
     def __enter__(self) -> Self:
@@ -55,11 +55,12 @@ class LivePeer:
         self.asked_at = time.monotonic() - self.asked_at
         return answer
 
-    def begin(self, answer: str) -> None:
-        """What asking took counts, what waiting for others took does not."""
+    def begin(self, answer: str, relays: int) -> None:
+        """By so many of the relays that are offered. What asking took counts, what waiting for others took does not."""
         now = time.monotonic()
         self.asked_at = now - self.asked_at
         self.peer.accept(answer, now)
+        self.peer.routes = self.peer.routes[:relays]
 
     def setup_s(self) -> float:
         """From the offer to the first audio that came back."""

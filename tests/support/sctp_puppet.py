@@ -57,6 +57,10 @@ def seal(head: bytes, chunks: bytes) -> bytes:
     return head + struct.pack("<L", crc32c(head + bytes(4) + chunks)) + chunks
 
 
+def packet(tag: int, *chunks: bytes) -> bytes:
+    return seal(struct.pack("!HHL", 5000, 5000, tag), b"".join(chunks))
+
+
 class Puppet:
     """Ours is the DTLS server unless told otherwise, so that the puppet's streams are even."""
 
@@ -80,7 +84,7 @@ class Puppet:
         return self
 
     def packet(self, *chunks: bytes, tag: int | None = None) -> bytes:
-        return seal(struct.pack("!HHL", 5000, 5000, self.tag if tag is None else tag), b"".join(chunks))
+        return packet(self.tag if tag is None else tag, *chunks)
 
     def say(self, *chunks: bytes, tag: int | None = None) -> None:
         self.ours.receive(self.packet(*chunks, tag=tag))

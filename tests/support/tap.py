@@ -1,4 +1,4 @@
-"""A wire tap between clients and a relay: a UDP forwarder with a port of its own, to be advertised in the relay's stead.
+"""A wire tap between clients and a relay: a UDP forwarder with a port of its own, to be advertised instead.
 
 It keeps when what passed, and may hold each datagram a fixed time, so that round trips can be counted. Clients stay
 apart: each gets a socket towards the relay. Order is kept both ways. It runs in a thread from entry to exit.

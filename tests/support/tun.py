@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -98,6 +99,10 @@ class BadLine:
 
     def __exit__(self, *_error: object) -> None:
         self._stack.close()
+
+    def becomes(self, *, loss: float, seed: int) -> None:
+        """Another line from now on; what is under way arrives as it would have."""
+        self.line = replace(self.line, seed=seed, loss=loss, sent=0, lost=0)
 
     def add_address(self, namespace: str, address: str) -> None:
         run("ip", "-n", namespace, "address", "add", f"{address}/24", "dev", "line")

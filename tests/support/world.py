@@ -1,4 +1,4 @@
-"""A whole transceiver and its clients in one process and in virtual time: the hot thread's rounds by `MediaEngine.step`,
+"""A whole transceiver and its clients in one process and in virtual time: the hot thread's rounds (`MediaEngine.step`),
 the real `Calls` with a real media slot, any number of clients, and a bad network between them.
 
 The world is the relay too: it puts each datagram into the envelope and takes it out again, and fails the test if the
@@ -150,6 +150,12 @@ class World:
     def connect(self, relay: Address, link: Link, seed: int) -> None:
         self.up[relay], self.down[relay] = link.network(seed), link.network(seed + 1)
 
+    def change(self, relay: Address, up: Link, down: Link) -> None:
+        """What is under way arrives as it would have; what is sent from now on has it better or worse."""
+        for network, link in ((self.up[relay], up), (self.down[relay], down)):
+            network.loss, network.duplicate = link.loss, link.duplicate
+            network.delay_s, network.jitter_s = link.delay_s, link.jitter_s
+
     # Calls
 
     def call(self, peer: Peer) -> Session:
@@ -213,10 +219,13 @@ class World:
         seen = Seen(self.us, up, client, relay, kind_of(datagram), datagram)
         self.seen.append(seen)
         self.meter.note(seen)
-        peer = self.clients.get(client)
-        if up and datagram[:2] == b"\x01\x01" and isinstance(peer, Peer):
-            if any(binding.verify(datagram, pwd.encode()) for pwd in peer.credentials.values()):
-                self.meter.verified.add(client)
+        if up and datagram[:2] == b"\x01\x01" and self._authentic(datagram, self.clients.get(client)):
+            self.meter.verified.add(client)
+
+    @staticmethod
+    def _authentic(answer: bytes, client: Client | None) -> bool:
+        passwords = client.credentials.values() if isinstance(client, Peer) else ()
+        return any(binding.verify(answer, pwd.encode()) for pwd in passwords)
 
     # Time
 

@@ -62,6 +62,10 @@ def longest_gap_s(peer: Peer, after: float, until: float) -> float:
     return max(later - sooner for sooner, later in zip(times, times[1:], strict=False))
 
 
+def hears_again(world: World, peer: Peer, after: float) -> bool:
+    return world.until(lambda: peer.media.heard[-1].at > after, 6)
+
+
 # --- the client moves ---
 
 
@@ -98,8 +102,7 @@ def test_a_client_that_moves_to_and_fro_under_loss() -> None:
     world, peer, _ = talking(link=Link(loss=0.1, delay_s=0.03, jitter_s=0.01))
     for number in range(20):
         world.move(peer, ("198.51.100.99", 40_000 + number % 11))
-        moved = world.now
-        assert world.until(lambda: any(each.at > moved + RTT_S for each in peer.media.heard[-1:]), 6), number
+        assert hears_again(world, peer, world.now + RTT_S), number
         world.run(0.5)
     assert world.meter.worst <= 3
     assert peer.wrong == []
@@ -244,7 +247,9 @@ def test_late_packets_of_the_old_route_do_not_bring_it_back() -> None:
     switch = flows.index(SECOND)
     assert switch < 5
     assert set(flows[switch:]) == {SECOND}
-    late = [each for each in world.seen if each.up and each.kind == "rtp" and each.relay == FIRST and each.us > since_us]
+    late = [
+        each for each in world.seen if each.up and each.kind == "rtp" and each.relay == FIRST and each.us > since_us
+    ]
     assert len(late) > 10
 
 

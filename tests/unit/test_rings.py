@@ -71,7 +71,9 @@ class RingMachine(RuleBasedStateMachine):
     def fill_exactly(self, data: st.DataObject) -> None:
         """Up to the very end of the ring, or the very last free byte."""
         to_end = self.size - self.model.head % self.size
-        length = data.draw(st.sampled_from([to_end - HEADER, to_end, self.model.tail + self.size - self.model.head - 8]))
+        length = data.draw(
+            st.sampled_from([to_end - HEADER, to_end, self.model.tail + self.size - self.model.head - 8])
+        )
         record = bytes([length % 251]) * max(length, 0)
         assert self.ring.write(record) == self.model.write(record)
 

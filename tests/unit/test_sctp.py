@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import weakref
 from collections.abc import Iterator
 
 import pytest
 
 from tests.support.sctp_pair import Message, Ours, Pair, Peer, Theirs, joined
+from tests.support.sctp_puppet import Puppet, data
 from tests.support.virtual_loop import VirtualLoop, run
 from transceiver.sctp import MAX_MESSAGE_BYTES, Channel, ChannelError, DataChannels
 
@@ -201,21 +203,80 @@ def test_callbacks_may_send_open_and_close() -> None:
     run(scene())
 
 
+def test_no_callback_is_called_within_another() -> None:
+    async def scene() -> None:
+        puppet = Puppet().join()
+        puppet.open()
+        steps: list[str] = []
+
+        def on_message(channel: Channel, message: Message) -> None:
+            steps.append(f"begin {message!r}")
+            channel.send("an answer")
+            steps.append(f"end {message!r}")
+
+        on_open, _, on_close = puppet.ours.channels._callbacks or pytest.fail("closed")
+        puppet.ours.channels._callbacks = (on_open, on_message, on_close)
+        puppet.say(data(puppet.tsn, b"1", sequence=1), data(puppet.tsn + 1, b"2", sequence=2))
+        assert steps == ["begin b'1'", "end b'1'", "begin b'2'", "end b'2'"]
+        puppet.ours.channels.close()
+
+    run(scene())
+
+
+def test_what_is_closed_knows_nobody_and_does_not_start() -> None:
+    class Session:
+        def send(self, packet: bytes) -> None: ...
+
+        def on_message(self, channel: Channel, message: Message) -> None: ...
+
+        def on_event(self, channel: Channel) -> None: ...
+
+    async def scene() -> None:
+        session = Session()
+        channels = DataChannels(
+            dtls_role="client",
+            remote_port=5000,
+            remote_max_message=0,
+            send=session.send,
+            on_open=session.on_event,
+            on_message=session.on_message,
+            on_close=session.on_event,
+        )
+        freed = weakref.ref(session)
+        channels.close()
+        del session
+        assert freed() is None
+        channels.start()
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        assert (loop.timers(), channels.state) == (0, "closed")
+
+    run(scene())
+
+
 def test_an_error_of_a_callback_is_its_callers() -> None:
     async def scene() -> None:
         pair = await joined()
 
+        heard: list[Message] = []
+
         def broken(channel: Channel, message: Message) -> None:
-            raise ZeroDivisionError
+            heard.append(message)
+            if message == "x":
+                raise ZeroDivisionError
 
         callbacks = pair.ours.channels._callbacks
         assert callbacks
         pair.ours.channels._callbacks = (callbacks[0], broken, callbacks[2])
         pair.up.deliver = lambda packet: None
         pair.peer.opened[0].send("x")
+        pair.peer.opened[0].send("y")
+        pair.ours.receive(pair.up.carried[-1])
         with pytest.raises(ZeroDivisionError):
-            pair.ours.receive(pair.up.carried[-1])
-        assert pair.ours.channels.state == "connected"
+            pair.ours.receive(pair.up.carried[-2])
+        assert (pair.ours.channels.state, heard) == ("connected", ["x"])
+        await asyncio.sleep(0)
+        assert heard == ["x", "y"]
         await pair.close()
 
     run(scene())
@@ -267,6 +328,7 @@ def test_the_peers_end_closes_every_channel_even_with_data_under_way(peer: Peer)
         await pair.peer.close()
         await pair.ours.until(lambda: len(pair.ours.closed) == 2)
         assert (waiting.state, pair.ours.channels.state) == ("closed", "closed")
+        assert pair.ours.channels._association._inbound_streams == {}
         carried = len(pair.down.carried)
         pair.ours.receive(pair.up.carried[0])
         await asyncio.sleep(100)

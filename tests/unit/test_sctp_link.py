@@ -12,7 +12,7 @@ import pytest
 from aiortc import rtcsctptransport as sctp
 
 from tests.support.sctp_pair import LoopClock, Message, Ours, Pair, Peer, Theirs, joined
-from tests.support.virtual_loop import run
+from tests.support.virtual_loop import VirtualLoop, run
 from transceiver import sctp_association
 from transceiver.sctp import Channel, ChannelFull
 
@@ -136,7 +136,52 @@ def test_a_peer_that_is_silent_for_half_a_minute_is_waited_for() -> None:
         pair.peer.start()
         pair.peer.open("x")
         await pair.ours.until(lambda: pair.ours.opened)
+        assert pair.ours.channels._association._rto <= sctp_association.RTO_INITIAL_S
         await pair.close()
+
+    run(scene())
+
+
+def test_a_peer_that_is_silent_for_ten_minutes_is_given_up() -> None:
+    async def scene() -> None:
+        pair = Pair(loss=1)
+        channel = pair.ours.open("x")
+        pair.ours.start()
+        await pair.ours.until(lambda: pair.ours.closed == [channel])
+        assert 200 < now() < 600
+        assert pair.ours.channels.state == "closed"
+
+    run(scene())
+
+
+def test_a_clock_that_is_set_does_not_disturb_the_round_trip_time() -> None:
+    async def scene() -> None:
+        association = (await joined()).ours.channels._association
+        for measured in (0.1, -3600.0, 3600.0):
+            association._update_rto(measured)
+            assert (association._srtt, association._rto) == (0.1, sctp_association.RTO_MIN_S)
+        await association.stop()
+
+    run(scene())
+
+
+def test_a_timer_that_has_just_run_out_sends_nothing_after_the_end() -> None:
+    async def scene() -> None:
+        pair = await joined()
+        pair.up.loss = pair.down.loss = 1
+        await asyncio.sleep(1)
+        pair.ours.opened[0].send("never acknowledged")
+        association = pair.ours.channels._association
+        assert association._t3_handle
+        association._t3_handle.cancel()
+        association._t3_expired()  # aiortc makes a task of what is to be sent
+        pair.ours.channels.close()
+        pair.peer.channels.close()
+        carried = len(pair.down.carried)
+        await asyncio.sleep(0)
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        assert (len(pair.down.carried), loop.timers()) == (carried, 0)
 
     run(scene())
 

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.sctp_pair import Pair
-from tests.support.sctp_puppet import FIRST, FIRST_TSN, LAST, UNORDERED, WHOLE, Puppet, data, forward_tsn
+from tests.support.sctp_puppet import FIRST, FIRST_TSN, LAST, UNORDERED, WHOLE, Puppet, data, forward_tsn, packet, sack
 from tests.support.virtual_loop import run
 from transceiver.sctp_association import Association, Channel
 from transceiver.sctp_inbound import MAX_SACK_ENTRIES, Stream
-from transceiver.sctp_packets import ChannelOpen, parse_open
+from transceiver.sctp_packets import ChannelOpen, parse_open, well_formed
 
 Message = tuple[bool, int]  # ordered, fragments
 
@@ -36,6 +36,13 @@ Message = tuple[bool, int]  # ordered, fragments
 def test_an_opening_message_byte_by_byte(opening: ChannelOpen, message: str) -> None:
     assert opening.encode() == bytes.fromhex(message)
     assert parse_open(bytes.fromhex(message)) == opening
+
+
+@pytest.mark.parametrize("gaps", [[(5, 4)], [(2, 9), (9, 12)], [(8, 9), (2, 3)], [(2, 9), (2, 9)]])
+def test_gaps_rise_and_do_not_overlap(gaps: list[tuple[int, int]]) -> None:
+    """Otherwise a packet could name the same thousand TSNs five hundred times."""
+    assert well_formed(packet(0, sack(7, [(2, 3), (5, 5)])))
+    assert not well_formed(packet(0, sack(7, gaps)))
 
 
 class Piece(NamedTuple):
@@ -204,8 +211,8 @@ def test_no_task_is_made_for_a_packet_or_a_message() -> None:
         for _ in range(100):
             channel.send(bytes(1000))
             for wire, end in ((pair.down, pair.peer), (pair.up, pair.ours)):
-                for packet in wire.carried:  # those of the handshake as well
-                    end.receive(packet)
+                for each in wire.carried:  # those of the handshake as well
+                    end.receive(each)
                 wire.carried.clear()
         assert len(pair.peer.messages) == 100
         assert asyncio.all_tasks() == {asyncio.current_task()}

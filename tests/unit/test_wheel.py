@@ -52,19 +52,20 @@ class Timers:
         self.wheel.cancel(item)
         self.due.pop(item, None)
 
-    def take(self) -> set[int]:
+    def take(self) -> frozenset[int]:
         """All that is due now; what came early is set again."""
-        found = set()
+        found: list[int] = []
         for _ in range(20_000):
             item = self.wheel.take(self.now_us)
             if item is None:
-                return found
+                assert len(set(found)) == len(found)
+                return frozenset(found)
             assert item in self.due, "a timer that nobody set"
             if self.due[item] > self.now_us:
                 assert self.due[item] - self.now_us > 0
                 self.wheel.set(item, self.due[item])
             else:
-                found.add(item)
+                found.append(item)
                 del self.due[item]
         raise AssertionError("the wheel does not come to an end")
 
@@ -148,8 +149,8 @@ def test_many_in_one_slot_leave_in_any_order(slots: list[int], order: list[int])
     for item in gone:
         wheel.cancel(item)
     found = []
-    while (item := wheel.take(10 * TICK_US)) is not None:
-        found.append(item)
+    while (taken := wheel.take(10 * TICK_US)) is not None:
+        found.append(taken)
     assert sorted(found) == sorted(set(range(ITEMS)) - set(gone))
     assert [slots[item] for item in found] == sorted(slots[item] for item in found)
     assert wheel.empty()
