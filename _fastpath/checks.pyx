@@ -13,7 +13,7 @@ random transaction id, as long as the path is not proven by the answer.
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
-from _fastpath.engine cimport EVENT_CHECK, EVENT_PROVEN, EVENT_RESTARTED
+from _fastpath.engine cimport EVENT_CHECK, EVENT_PROVEN
 from _fastpath.outbound cimport PROBE_US, choose_path, publish, schedule, send_probe
 from _fastpath.outbox cimport outbox_open, outbox_push
 from _fastpath.outcomes cimport (
@@ -38,6 +38,8 @@ cdef enum:
     GENERATION_HALF = 0x800
     ROLE_CONFLICT = 487
     FORBIDDEN = 403
+    FIRST_ASK_US = 5_000_000
+    TELL_US = 20_000                  # the loop hears of a session's checks no more often
 
 cdef const char* BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
@@ -132,8 +134,8 @@ cdef uint8_t take_check(Engine* engine, const Arrival* arrival, const Binding* b
         credential.used = True
         if credential.order > session.credentials[session.current].order:
             session.current = place
-            publish(engine, session, EVENT_RESTARTED, <uint8_t>(path - session.paths), 0, 0)
-    if first or session.reporting:
+    if first or session.reporting and engine.now_us >= session.told_us + TELL_US:
+        session.told_us = engine.now_us
         publish(engine, session, EVENT_CHECK, <uint8_t>(path - session.paths), first, 0)
     path_index(&engine.sessions, number, path)
     if path.state == PATH_CHECKED:
@@ -205,8 +207,12 @@ cdef uint8_t take_answer(Engine* engine, const Arrival* arrival, const Binding* 
         path.checked_us = engine.now_us
         memcpy(path.name, arrival.name, arrival.name_bytes)
         path.name_bytes = arrival.name_bytes
+    session.alive_us = engine.now_us
     if path.state == PATH_CHECKED:
         proven(engine, session, number, path)
+    elif path.asked_us:
+        session.view.rtt_us = path.rtt_us = <uint32_t>min(engine.now_us - path.asked_us, <uint64_t>0x7fffffff)
+    path.asked_us = 0
     return IN_PROBE_ANSWER
 
 
@@ -217,6 +223,8 @@ cdef void proven(Engine* engine, Session* session, uint32_t number, Path* path) 
         session.view.rtt_us = path.rtt_us
     path.state = PATH_PROVEN
     path.probe_us = 0
+    session.ask_us = session.ask_us if session.ask_us else engine.now_us + FIRST_ASK_US
+    schedule(engine, session)
     path_index(&engine.sessions, number, path)
     choose_path(engine, session)
     publish(engine, session, EVENT_PROVEN, <uint8_t>(path - session.paths), 0, path.rtt_us << 1 | path.starved)

@@ -21,7 +21,7 @@ from _fastpath.wire.token cimport TokenKeys
 
 cdef enum:
     RELAYS_MAX = 64
-    FLOOD_MOST = 256                  # datagrams of one session that wait for the loop
+    FLOOD_MOST = 64                   # datagrams of one session that wait for the loop
     CNAME_ROOM = 32
     BEST_PATH = 0xfe                  # in a command: the path that packets are sent on, else any
 
@@ -37,9 +37,7 @@ cdef enum:
     EVENT_PROVEN                      # a path answered; Head.value: its round trip in microseconds (0: not known), then a bit: it starved
     EVENT_DATAGRAM                    # DTLS; the datagram
     EVENT_MEDIA                       # the first authenticated media
-    EVENT_MOVED                       # another path is in use
-    EVENT_RESTARTED                   # the client uses the credential of an ICE restart
-    EVENT_BYE                         # RTCP BYE
+    EVENT_BYE                         # RTCP BYE; not again until the loop has said that it wants no more of the checks
     EVENT_EXPIRED                     # Head.flag: never a check; else consent is gone
     EVENT_CLOSED
 

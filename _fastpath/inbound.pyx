@@ -284,8 +284,8 @@ cdef uint8_t take_rtcp(Engine* engine, Session* session, const Arrival* arrival,
             reception_sender(&session.source[source], report.ntp_middle, engine.now_us)
     if report.has_block:
         note_report(engine, session, &report)
-    if report.bye:
-        publish(engine, session, EVENT_BYE, 0, 0, 0)
+    if report.bye and not session.reporting:
+        session.reporting = publish(engine, session, EVENT_BYE, 0, 0, 0)
     return IN_RTCP
 
 

@@ -1,5 +1,7 @@
 """Python's door to the hot thread; see media.pxd. Commands that cannot be written raise CommandsFull: the hot thread is stuck then."""
 
+import hashlib
+
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
@@ -29,7 +31,7 @@ cdef enum:
     STEP_MOST = 32                    # datagrams a round of `step`, so that the outbox holds all their answers
 
 ANY_PATH = 0xfe  # the path in use; BEST_PATH of engine.pxd
-EVENT_NAMES = ("", "check", "proven", "datagram", "media", "moved", "restarted", "bye", "expired", "closed")
+EVENT_NAMES = ("", "check", "proven", "datagram", "media", "bye", "expired", "closed")
 
 
 class CommandsFull(Exception):
@@ -50,6 +52,8 @@ cdef class MediaEngine:
         cdef Engine* engine = &self.engine
         if len(secret) != 16:
             raise ValueError("the secret has 16 bytes")
+        # One key for each use: what one of them shows to the network must say nothing of another.
+        keys = hashlib.sha512(b"ufrag media engine 1" + secret).digest()[:40]
         self.slot = slot
         self.hot.socket, self.hot.wake, self.hot.ring = socket, wake, ring
         engine.now_us = now_us or clock_us()
@@ -57,7 +61,7 @@ cdef class MediaEngine:
         engine.header = slot.header
         engine.views = <SessionRow*>(slot.memory + slot.header.views_at)
         engine.rings = slot.memory + slot.header.rings_at
-        if sessions_make(&engine.sessions, slot.header.max_sessions, secret, engine.now_us) < 0 \
+        if sessions_make(&engine.sessions, slot.header.max_sessions, keys, engine.now_us) < 0 \
                 or batch_attach(&engine.batch, slot.memory + slot.header.batch_at) < 0 \
                 or outbox_make(&engine.outbox, socket, slot.header.sent, &slot.header.sent_bytes) < 0:
             raise MemoryError("no memory for the media engine")

@@ -45,6 +45,7 @@ cdef struct MediaHeader:
     uint8_t spare_control[40]
     uint32_t heart                    # tick of the hot thread's last round
     uint8_t spare_heart[60]
+    uint32_t loop_heart               # and of the loop's
     uint64_t sent[OUT_OUTCOMES]       # by the hot thread
     uint64_t sent_bytes
     uint64_t batches

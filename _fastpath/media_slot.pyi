@@ -47,6 +47,7 @@ class MediaSlot:
     restarts: int
     pid: int
     heart: int
+    loop_heart: int
     busy_ratio: float
     loop_busy_ratio: float
     socket_drops: int

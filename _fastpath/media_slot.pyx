@@ -18,10 +18,10 @@ TICKS_PER_SECOND = 16
 MOST_SESSIONS = SESSIONS_MOST
 STATES = ("free", "new", "checking", "handshaking", "live", "closing")
 END_REASONS = ("hangup", "bye", "close_notify", "consent_expired", "no_check", "dtls_failed", "dtls_timeout", "drained",
-               "admin", "process_end")
+               "admin", "failed", "process_end")
 TALLY_NAMES = (
     *(f"ended_{reason}" for reason in END_REASONS),
-    "sessions", "restarts", "messages_up", "messages_down",
+    "sessions", "restarts", "messages_up", "throttled",
     "http_2xx", "http_3xx", "http_4xx", "http_5xx", "refused_full", "refused_rate", "refused_draining", "refused_offer",
 )
 SETUP_BOUNDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -201,6 +201,15 @@ cdef class MediaSlot:
     @heart.setter
     def heart(self, tick: int) -> None:
         store32(&self.header.heart, tick & 0xffffffff)
+
+    @property
+    def loop_heart(self) -> int:
+        """The same of the event loop, once a second."""
+        return load32(&self.header.loop_heart)
+
+    @loop_heart.setter
+    def loop_heart(self, tick: int) -> None:
+        store32(&self.header.loop_heart, tick & 0xffffffff)
 
     @property
     def busy_ratio(self) -> float:

@@ -11,7 +11,7 @@ Before a path is proven at most three bytes leave for each that came (RFC 8445 s
 from libc.string cimport memcpy, memset
 
 from _fastpath.engine cimport (
-    BEST_PATH, EVENT_BYE, EVENT_CHECK, EVENT_DATAGRAM, EVENT_EXPIRED, EVENT_MOVED, Frame, number_of,
+    BEST_PATH, EVENT_BYE, EVENT_CHECK, EVENT_EXPIRED, Frame, number_of,
 )
 from _fastpath.outbox cimport OUTBOX_PAYLOAD_MOST, outbox_open, outbox_push
 from _fastpath.outcomes cimport OUT_AMPLIFIED, OUT_DTLS, OUT_NO_PATH, OUT_PROTECT, OUT_RTCP, OUT_RTP, OUT_STUN
@@ -30,6 +30,8 @@ cdef enum:
     PROBES_MOST = 14                  # some five seconds; a new check allows as many again
     STARVED_US = 1_000_000            # so long after a check a request that cannot be afforded is tried again
     CONSENT_US = 30_000_000           # RFC 7675 5.1
+    ASK_US = 5_000_000
+    AGAIN_US = 10_000
     FIRST_CHECK_US = 30_000_000
     REPORT_US = 2_000_000
     FRESH_US = 6_000_000              # the slowest client checks every 5 s
@@ -57,7 +59,7 @@ cdef uint64_t draw(Engine* engine) noexcept nogil:
 cdef bint publish(Engine* engine, Session* session, uint8_t kind, uint8_t path, uint8_t flag, uint32_t value) noexcept nogil:
     """Tells the loop; False: it is too far behind. What may come often leaves room for what must come."""
     cdef Head* head
-    if (kind == EVENT_CHECK or kind == EVENT_MOVED or kind == EVENT_BYE) and ring_room(engine.events) < engine.events.size // 8:
+    if (kind == EVENT_CHECK or kind == EVENT_BYE) and ring_room(engine.events) < engine.events.size // 2:
         return False
     head = <Head*>ring_reserve(engine.events, sizeof(Head))
     if head == NULL:
@@ -75,9 +77,9 @@ cdef bint publish(Engine* engine, Session* session, uint8_t kind, uint8_t path, 
 
 # ------------------------------------------------------------------------------------------------------------------------ ICE
 
-cdef void send_probe(Engine* engine, Session* session, uint8_t number) noexcept nogil:
-    """Our Binding Request: who answers it receives what is sent there. Its id stays the same a while, so a late answer counts too."""
-    cdef Path* path = &session.paths[number]
+cdef bint ask(Engine* engine, Session* session, Path* path) noexcept nogil:
+    """Our Binding Request: who answers it receives what is sent there. Its id stays the same a while, so a late answer counts too.
+    False: it cannot be afforded."""
     cdef Credential* credential = &session.credentials[path.credential]
     cdef uint8_t username[UFRAG_ROOM + 1 + TOKEN_ROOM]
     cdef size_t length = credential.remote_bytes
@@ -89,16 +91,32 @@ cdef void send_probe(Engine* engine, Session* session, uint8_t number) noexcept 
     memcpy(username + length + 1, credential.token, credential.token_bytes)
     out = outbox_open(&engine.outbox, path.key, path.name, path.name_bytes)
     length = binding_request(out, transaction, username, length + 1 + credential.token_bytes, REQUEST_PRIORITY,
-                             engine.sessions.secret.k0, &credential.remote)
+                             engine.sessions.tie_breaker, &credential.remote)
     if not path_affords(path, length):
         engine.outbox.sent[OUT_AMPLIFIED] += 1
+        return False
+    push(engine, path, length, OUT_STUN)
+    return True
+
+
+cdef void send_probe(Engine* engine, Session* session, uint8_t number) noexcept nogil:
+    """Asks whether a path is what its check says, again and again until it is proven or nobody checks it any more."""
+    cdef Path* path = &session.paths[number]
+    if not ask(engine, session, path):
         # The next handshake packet may pay for it; without any, the next check will.
         path.probe_us = engine.now_us + PROBE_US if engine.now_us < path.checked_us + STARVED_US else 0
         return
     path.asked_us = engine.now_us if path.probes == 0 else path.asked_us
     path.probes += 1
     path.probe_us = engine.now_us + (<uint64_t>PROBE_US << min(path.probes - 1, 2)) if path.probes < PROBES_MOST else 0
-    push(engine, path, length, OUT_STUN)
+
+
+cdef void ask_for_consent(Engine* engine, Session* session) noexcept nogil:
+    """Whether the client is still there. Its checks do not tell: whoever saw one can repeat it for ever."""
+    session.ask_us = engine.now_us + ASK_US + draw(engine) % (ASK_US // 10)
+    if session.active != NO_PATH:
+        session.paths[session.active].asked_us = engine.now_us
+        ask(engine, session, &session.paths[session.active])
 
 
 cdef void use_path(Engine* engine, Session* session, uint8_t number) noexcept nogil:
@@ -106,7 +124,6 @@ cdef void use_path(Engine* engine, Session* session, uint8_t number) noexcept no
         return
     session.active = number
     memcpy(session.view.path, session.paths[number].key, sizeof(session.view.path))
-    publish(engine, session, EVENT_MOVED, number, 0, 0)
 
 
 cdef uint64_t rank(const Engine* engine, const Path* path) noexcept nogil:
@@ -265,12 +282,16 @@ cdef void send_report(Engine* engine, Session* session, bint bye) noexcept nogil
 # --------------------------------------------------------------------------------------------------------------------- timers
 
 cdef inline uint64_t expiry(const Session* session) noexcept nogil:
+    """From the last answer to a request of ours: a check may be a copy, and media is no consent. Who never answered has its checks only."""
+    if session.alive_us:
+        return session.alive_us + CONSENT_US
     return session.checked_us + CONSENT_US if session.checked_us else session.opened_us + FIRST_CHECK_US
 
 
 cdef void schedule(Engine* engine, Session* session) noexcept nogil:
     """Sets the session's timer to what is due first; one that only waits to be closed has its own."""
-    cdef uint64_t due_us = expiry(session) if not session.expired else engine.now_us + CONSENT_US
+    # What could not be told, or was told and not obeyed, is told again; never at once, which would go round for ever.
+    cdef uint64_t due_us = engine.now_us + CONSENT_US if session.expired else max(expiry(session), engine.now_us + AGAIN_US)
     cdef uint32_t length = 0
     cdef Frame* frame = <Frame*>ring_peek(session.down, &length)
     cdef uint32_t i
@@ -280,6 +301,8 @@ cdef void schedule(Engine* engine, Session* session) noexcept nogil:
         due_us = frame.at_us
     if session.report_us and session.report_us < due_us:
         due_us = session.report_us
+    if session.ask_us and session.ask_us < due_us:
+        due_us = session.ask_us
     for i in range(<uint32_t>PATHS_MOST):
         if session.paths[i].state == PATH_CHECKED and session.paths[i].probe_us and session.paths[i].probe_us < due_us:
             due_us = session.paths[i].probe_us
@@ -288,11 +311,13 @@ cdef void schedule(Engine* engine, Session* session) noexcept nogil:
 
 cdef void serve_timer(Engine* engine, Session* session) noexcept nogil:
     cdef uint8_t i
-    if not session.expired and expiry(session) <= engine.now_us:
+    if expiry(session) <= engine.now_us:
         session.expired = publish(engine, session, EVENT_EXPIRED, NO_PATH, session.checked_us == 0, 0)
     for i in range(PATHS_MOST):
         if session.paths[i].state == PATH_CHECKED and session.paths[i].probe_us and session.paths[i].probe_us <= engine.now_us:
             send_probe(engine, session, i)
+    if session.ask_us and session.ask_us <= engine.now_us:
+        ask_for_consent(engine, session)
     if session.report_us and session.report_us <= engine.now_us:
         session.report_us = engine.now_us + REPORT_US + draw(engine) % (REPORT_US // 4)
         send_report(engine, session, False)

@@ -78,6 +78,9 @@ cdef struct Session:
     uint64_t opened_us
     uint64_t checked_us
     uint64_t media_us
+    uint64_t alive_us                 # when the client last answered a request of ours, which nobody can do for it
+    uint64_t told_us                  # when the loop was last told of a check
+    uint64_t ask_us                   # when it is asked again
     uint64_t report_us                # when the next RTCP report is due
     void* tx
     void* rx
@@ -109,9 +112,12 @@ cdef struct Sessions:
     Index tokens                      # number: session * CREDENTIALS_MOST + credential
     Index retired                     # number: the session
     Index flows                       # number: session * PATHS_MOST + path
-    SipKey secret
+    SipKey secret                     # places tokens and flow keys in the indexes
+    SipKey asking                     # makes the transaction ids of our requests: they are seen outside, so the key is another
+    uint64_t tie_breaker              # ICE's; an ice-lite agent never compares it
     Wheel wheel
 
+# `secret` has 40 random bytes.
 cdef int sessions_make(Sessions* sessions, uint32_t capacity, const uint8_t* secret, uint64_t now_us) noexcept nogil
 cdef void sessions_free(Sessions* sessions) noexcept nogil
 cdef uint32_t sessions_hash(const Sessions* sessions, const uint8_t* data, size_t length) noexcept nogil

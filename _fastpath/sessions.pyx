@@ -16,7 +16,9 @@ cdef int sessions_make(Sessions* sessions, uint32_t capacity, const uint8_t* sec
     memset(sessions, 0, sizeof(Sessions))
     sessions.all = <Session*>calloc(capacity, sizeof(Session))
     sessions.capacity = capacity
-    memcpy(&sessions.secret, secret, sizeof(sessions.secret))
+    memcpy(&sessions.secret, secret, 16)
+    memcpy(&sessions.asking, secret + 16, 16)
+    memcpy(&sessions.tie_breaker, secret + 32, 8)
     if sessions.all == NULL or index_make(&sessions.tokens, capacity * CREDENTIALS_MOST) < 0 \
             or index_make(&sessions.retired, capacity * RETIRED_MOST) < 0 \
             or index_make(&sessions.flows, capacity * PATHS_MOST) < 0 or wheel_make(&sessions.wheel, capacity, now_us) < 0:
@@ -202,7 +204,7 @@ cdef void transaction_of(
     memcpy(data + KEY_ROOM, &sessions.all[number].serial, 4)
     memcpy(data + KEY_ROOM + 4, &sessions.all[number].epoch, 4)
     memcpy(data + KEY_ROOM + 8, &period, 8)
-    random = siphash24(&sessions.secret, data, KEY_ROOM + 16)
+    random = siphash24(&sessions.asking, data, KEY_ROOM + 16)
     number ^= <uint32_t>random
     memcpy(out12, &number, 4)
     memcpy(out12 + 4, &random, 8)

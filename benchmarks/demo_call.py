@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -72,13 +73,15 @@ def port_for(kind: socket.SocketKind, usual: int, what: str, console: Console) -
 
 
 def invitation(transceiver: Serving, relay: RelayProcess) -> Panel:
-    tool = Path(sys.executable).with_name("transceiver")  # the console script, where it is installed
+    folder = os.path.dirname(sys.executable)
+    tool = os.path.join(min(folder, os.path.relpath(folder), key=len), "transceiver")
     return Panel(
         f"Open [bold]{transceiver.url}/[/bold] in a browser on this machine, start a call,\n"
         "allow the microphone, and speak: you hear yourself.\n\n"
         f"Without a browser:  {tool} call {transceiver.url}\n\n"
         f"media    UDP {relay.listen[0]}, one port for all calls\n"
-        f"metrics  http://{transceiver.admin}/metrics, http://{relay.admin}/metrics\n\n"
+        f"metrics  http://{transceiver.admin}/metrics\n"
+        f"         http://{relay.admin}/metrics\n\n"
         "Ctrl-C ends it.",
         title="ufrag",
         expand=False,
@@ -168,4 +171,4 @@ def main(seconds: int | None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="./scripts/demo")

@@ -8,10 +8,13 @@ check can come for a session that is not known yet (it would be answered 403, wh
 from __future__ import annotations
 
 import heapq
+import logging
 import os
 import secrets
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from _fastpath.media import CommandsFull, MediaEngine
 from _fastpath.media_slot import MediaSlot
@@ -25,7 +28,11 @@ from transceiver.identity import Identity
 from transceiver.registry import Registry
 from transceiver.session import Place, Session, Stages
 
+log = logging.getLogger("ufrag.transceiver.calls")
+
 RETRY_AFTER_S = 2
+PORTION = 16  # events between two looks at the clock
+LOOP_SHARE, LOOP_BURST_S = 0.1, 0.25  # of the loop's time, for the datagrams of one call
 NO_AUDIO = 0xFF
 SECRET_BYTES = 16
 RESTARTS_MOST = 64  # of one call: each takes a token
@@ -59,9 +66,28 @@ class Manner:
     max_new_per_s: float
 
 
+def _no_time() -> float:
+    return 0.0
+
+
+def _media_of(negotiated: Negotiated) -> tuple[object, ...]:
+    """What an ICE restart may not change."""
+    audio = negotiated.audio
+    return audio and (audio.payload_type, audio.codec, audio.direction), negotiated.data is not None
+
+
 class Calls:
-    def __init__(self, engine: MediaEngine, slot: MediaSlot, minter: Minter, manner: Manner) -> None:
+    def __init__(
+        self,
+        engine: MediaEngine,
+        slot: MediaSlot,
+        minter: Minter,
+        manner: Manner,
+        clock: Callable[[], float] = _no_time,
+    ) -> None:
+        """`clock` measures what calls cost; without one nothing is measured and nothing bounded by it."""
         self._engine = engine
+        self._clock = clock
         self._slot = slot
         self._minter = minter
         self._manner = manner
@@ -73,8 +99,8 @@ class Calls:
     # ---------------------------------------------------------------------------------------------------- from clients
 
     def create(self, offer_sdp: str, now: float, unix_s: float) -> Created:
-        self._admit(now)
         offer, negotiated = self._read(offer_sdp, self._manner.prefer)
+        self._admit(now)
         candidates = self._candidates()
         number = self.registry.take_number()
         if number is None:
@@ -102,14 +128,21 @@ class Calls:
         if set(negotiated.fingerprints) != set(session.negotiated.fingerprints) or negotiated.dtls_role != role:
             message = "The offer has another DTLS certificate or role: that needs a new call."
             raise Refused(422, "not_a_restart", message, param="sdp")
+        if _media_of(negotiated) != _media_of(session.negotiated):
+            message = "The offer changes codec, direction or sections: an ICE restart changes ICE credentials only."
+            raise Refused(422, "not_a_restart", message, param="sdp")
         if session.restarts >= RESTARTS_MOST:
             raise Refused(429, "too_many_restarts", "This call was restarted too often.", RETRY_AFTER_S)
         candidates = self._candidates()
         token = self._minter.mint()
+        try:
+            self._add_credential(session, token, negotiated)
+        except CommandsFull:
+            raise self._refuse("refused_full", 503, "server_full", "This server is overloaded.") from None
+        self._slot.count("restarts")
         session.restarts += 1
         session.session_version += 1
         session.negotiated = negotiated
-        self._add_credential(session, token, negotiated)
         self.registry.add_token(session, token)
         return answer.write_answer(offer, self._description(session, token, candidates))
 
@@ -210,31 +243,60 @@ class Calls:
     # ----------------------------------------------------------------------------------------------- the hot thread
 
     def dispatch(self, now: float) -> bool:
-        """Hands a portion of events to their calls; whether there may be more."""
-        events = self._engine.events()
+        """Hands a portion of events to their calls; whether there may be more. One call's failure is no other's."""
+        events = self._engine.events(PORTION)
         for name, number, serial, path, value, datagram in events:
             session = self.registry.at(number, serial)
             if session is None:
                 continue
             if name == "closed":
-                session.closed()
                 self._armed.pop(number, None)
                 self.registry.release(session)
-            else:
-                session.handle(name, path, value, datagram, now)
-                self._arm(session)
+                session.closed()
+            elif name != "datagram" or self._affords(session):
+                began = self._clock()
+                self._guarded(session, partial(session.handle, name, path, value, datagram, now), now)
+                session.spent_s += self._clock() - began
         return bool(events)
+
+    def _affords(self, session: Session) -> bool:
+        """A call may take a part of the loop's time and no more: beyond that its datagrams are lost, as on a network.
+        Small chunks, records that do not open, and whatever else costs more than it looks, are bounded by that."""
+        now = self._clock()
+        session.spent_s = max(0.0, session.spent_s - (now - session.spent_at) * LOOP_SHARE)
+        session.spent_at = now
+        if session.spent_s > LOOP_BURST_S:
+            self._slot.count("throttled")
+            return False
+        return True
+
+    def _guarded(self, session: Session, work: Callable[[], None], now: float) -> None:
+        """A mistake of ours ends the one call it shows in, and is logged."""
+        try:
+            work()
+        except Exception:
+            log.exception("a call failed by our own fault", extra={"fields": {"call": session.token}})
+            self._give_up(session, now)
+        self._arm(session)
+
+    def _give_up(self, session: Session, now: float) -> None:
+        try:
+            session.end("failed", now)
+        except Exception:  # then at least the hot thread lets go of it, as soon as it can be told
+            log.exception("a call could not be ended", extra={"fields": {"call": session.token}})
+            with suppress(CommandsFull):
+                self._engine.close(session.place.index, session.place.serial)
 
     def obey_tools(self, now: float) -> None:
         """Ends the calls that an operator's tool asked to be ended."""
         for number, serial in self._slot.hangups():
             session = self.registry.at(number, serial)
             if session is not None:
-                session.end("admin", now)
+                self._guarded(session, partial(session.end, "admin", now), now)
 
     def end_all(self, reason: str, now: float) -> None:
         for session in self.registry:
-            session.end(reason, now)
+            self._guarded(session, partial(session.end, reason, now), now)
 
     # ---------------------------------------------------------------------------------------------------------- time
 
@@ -260,5 +322,4 @@ class Calls:
             del self._armed[number]
             session = self.registry.at(number, serial)
             if session is not None:
-                session.handle_timer(now)
-                self._arm(session)
+                self._guarded(session, partial(session.handle_timer, now), now)

@@ -17,6 +17,7 @@ import logging
 import os
 import secrets
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Sequence
@@ -51,7 +52,9 @@ REPORT_S = 1.0
 RESOLVE_S = 30.0
 FIRST_RESOLVE_S = 2.0  # calls are refused until a name has an address, but nothing else waits for it
 GOODBYE_S = 1.0  # for the hot thread to confirm the last call
-THREAD_END_S = 0.5
+THREAD_END_S = 0.3
+SERVERS_END_S = 0.5
+DISPATCH_S = 0.003  # of events at a time, so that nothing else of the loop starves
 
 
 class MediaProcess:
@@ -66,12 +69,15 @@ class MediaProcess:
         self._own = slots[index]
         self._identity = Identity.generate()
         self._functions = srtp.functions()
+        self._tls = settings.tls.context() if settings.tls else None
         self._own.slot.generation = int(time.time()) // GENERATION_S % GENERATIONS
 
     def prepare(self) -> None:
         """Whatever calls a predecessor had died with it: their tokens are of an older generation."""
         slot = self._own.slot
         slot.generation = (slot.generation + 1) % GENERATIONS
+        slot.halted = False
+        slot.heart = slot.loop_heart = _tick()
         for view in slot.sessions():
             slot.count("ended_process_end")
             slot.end(view.index)
@@ -81,7 +87,8 @@ class MediaProcess:
         self._own.slot.restarts = restarts
 
     def heart_age_s(self, now: float) -> float | None:
-        return watch.heart_age_s(self._own.slot.heart, now)
+        """The older of the two threads'."""
+        return max(watch.heart_age_s(beat, now) for beat in (self._own.slot.heart, self._own.slot.loop_heart))
 
     def main(self, alive_fd: int) -> int:
         for other in self._slots:
@@ -89,15 +96,25 @@ class MediaProcess:
                 other.close()
         gc.freeze()  # what the launcher imported lives as long as the process: not to be looked at again and again
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(Media(self._settings, self._own, self._identity, self._functions).run(alive_fd))
+            return runner.run(
+                Media(self._settings, self._own, self._identity, self._functions, self._tls).run(alive_fd)
+            )
 
 
 class Media:
     """Everything of one media process that lives while its loop runs."""
 
-    def __init__(self, settings: Settings, own: ProcessSlot, identity: Identity, functions: srtp.SRTPFunctions) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        own: ProcessSlot,
+        identity: Identity,
+        functions: srtp.SRTPFunctions,
+        tls: ssl.SSLContext | None,
+    ) -> None:
         self._settings = settings
         self._own = own
+        self._tls = tls
         self._slot: MediaSlot = own.slot
         self._advertised = Advertised(settings.advertise, settings.advertise_file)
         ice_key = ice.derive_ice_key(settings.session_key)
@@ -122,11 +139,13 @@ class Media:
                 advertised=lambda: self._advertised.current,
                 max_new_per_s=settings.max_new_per_s,
             ),
+            time.monotonic,
         )
         self._keyring = keyring
         self._address = address
         self._hot = threading.Thread(target=self._run_hot, name="hot", daemon=True)
         self._failed = False
+        self._again = False
         self._timer: asyncio.TimerHandle | None = None
         self._stop = asyncio.Event()
 
@@ -134,7 +153,7 @@ class Media:
 
     async def run(self, alive_fd: int) -> int:
         loop = asyncio.get_running_loop()
-        loop.add_reader(alive_fd, self._stop.set)
+        loop.add_reader(alive_fd, self._end, alive_fd)
         loop.add_reader(self._own.ring, self._rung)
         self._hot.start()
         with contextlib.suppress(TimeoutError):
@@ -146,14 +165,16 @@ class Media:
         for server in servers:
             await server.start()
         tasks = [asyncio.create_task(self._report()), asyncio.create_task(self._keep_resolving())]
+        for task in tasks:
+            task.add_done_callback(self._task_ended)
         event(log, logging.INFO, "media process", address=str(self._own.address), sessions=self._slot.max_sessions)
         await self._stop.wait()
         for task in tasks:
             task.cancel()
-        for server in servers:
-            await server.stop()
-        await owners.close()
         await self._say_goodbye()
+        with contextlib.suppress(TimeoutError):  # requests under way must not cost anybody anything
+            async with asyncio.timeout(SERVERS_END_S):
+                await asyncio.gather(*(server.stop() for server in servers), owners.close())
         return EXIT_FAILURE if self._failed else 0
 
     def _servers(self, owners: OwnerClient) -> list[HTTPServer]:
@@ -165,9 +186,8 @@ class Media:
             RoutedCalls(view, owners), access, limits, clock=time.monotonic, observe=self._observe_status
         )
         owner = owner_application(view, self._owner_key(), self._address, limits, clock=time.time)
-        tls = settings.tls.context() if settings.tls else None
         return [
-            HTTPServer(public, [self._own.http], limits, trusted=settings.trusted_proxies, tls=tls),
+            HTTPServer(public, [self._own.http], limits, trusted=settings.trusted_proxies, tls=self._tls),
             HTTPServer(owner, [self._own.owner], limits),
         ]
 
@@ -180,7 +200,9 @@ class Media:
 
     async def _say_goodbye(self) -> None:
         """Ends the calls that are left, waits for the hot thread to let go of them, and halts it."""
-        self.calls.end_all("drained" if self._slot.draining else "process_end", time.monotonic())
+        reason = "drained" if self._slot.draining else "process_end"
+        self._slot.draining = True  # requests are still heard: no new calls
+        self.calls.end_all(reason, time.monotonic())
         deadline = time.monotonic() + GOODBYE_S
         while len(self.calls.registry) and time.monotonic() < deadline and self._hot.is_alive():
             self._dispatch()
@@ -188,6 +210,16 @@ class Media:
         self._slot.halted = True
         self._own.wake_thread()
         self._hot.join(THREAD_END_S)
+
+    def _end(self, alive_fd: int) -> None:
+        asyncio.get_running_loop().remove_reader(alive_fd)  # it stays readable from now on
+        self._stop.set()
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            log.error("a task ended by our own fault", exc_info=task.exception())
+            self._failed = True
+            self._stop.set()
 
     # ----------------------------------------------------------------------------------------------- the hot thread
 
@@ -197,7 +229,7 @@ class Media:
             self._engine.run()
         except OSError as error:
             event(log, logging.ERROR, "the hot thread failed", error=str(error))
-            self._failed = True
+        self._failed = not self._slot.halted
         os.eventfd_write(self._own.ring, 1)
 
     def _rung(self) -> None:
@@ -209,9 +241,17 @@ class Media:
     def _dispatch(self) -> None:
         """A portion of events; the rest at the loop's next round, so that nothing else starves."""
         now = time.monotonic()
-        if self.calls.dispatch(now):
-            asyncio.get_running_loop().call_soon(self._dispatch)
+        more = True
+        while more and time.monotonic() < now + DISPATCH_S:
+            more = self.calls.dispatch(time.monotonic())
+        if more and not self._again:
+            self._again = True
+            asyncio.get_running_loop().call_soon(self._dispatch_again)
         self.rearm()
+
+    def _dispatch_again(self) -> None:
+        self._again = False
+        self._dispatch()
 
     def rearm(self) -> None:
         """Keeps one timer of the loop at what is due first."""
@@ -224,8 +264,10 @@ class Media:
 
     def _on_timer(self) -> None:
         self._timer = None
-        self.calls.handle_timers(time.monotonic())
-        self.rearm()
+        try:
+            self.calls.handle_timers(time.monotonic())
+        finally:
+            self.rearm()
 
     # ------------------------------------------------------------------------------------------------ once a second
 
@@ -233,6 +275,7 @@ class Media:
         hot, own = watch.BusyMeter(self._hot.ident or 0), watch.BusyMeter(threading.get_ident())
         while True:
             await asyncio.sleep(REPORT_S)
+            self._slot.loop_heart = _tick()
             self._slot.busy_ratio, self._slot.loop_busy_ratio = hot.ratio(), own.ratio()
             self._slot.socket_drops = kernel_drops(self._own.internal)
             self.calls.obey_tools(time.monotonic())
@@ -266,6 +309,11 @@ class Media:
         if fields is None:
             return None
         return "self" if fields.owner == self._address else fields.owner
+
+
+def _tick() -> int:
+    """As the hot thread beats."""
+    return int(time.monotonic() * watch.HEARTBEATS_PER_S)
 
 
 class CallsView:

@@ -89,8 +89,10 @@ def _sessions(slots: Sequence[MediaSlot]) -> Iterable[Metric]:
     yield counter("ufrag_transceiver_refused_total", "Calls refused, by reason.", refused, ["reason", "worker"])
     answers = tallies("http_", STATUSES)
     yield counter("ufrag_transceiver_http_responses_total", "HTTP answers.", answers, ["status", "worker"])
-    messages = tallies("messages_", ("up", "down"))
+    messages = tallies("messages_", ("up",))
     yield counter("ufrag_transceiver_messages_total", "Data channel messages.", messages, ["direction", "worker"])
+    throttled: Samples = {(str(index),): found["throttled"] for index, found in enumerate(totals)}
+    yield counter("ufrag_transceiver_throttled_total", "Dropped: calls over their share.", throttled, ["worker"])
 
 
 def _histograms(slots: Sequence[MediaSlot]) -> Iterable[Metric]:

@@ -32,7 +32,7 @@ log = logging.getLogger("ufrag.transceiver.call")
 
 State = Literal["new", "checking", "handshaking", "live", "closing", "gone"]
 
-BYE_GRACE_S = 6.0  # after RTCP's BYE: a client that only stops its microphone checks again within 5 s
+BYE_GRACE_S = 15.0  # after RTCP's BYE: a client that only stops its microphone checks again, at least every 6 s
 LEAST_RESEND_GAP_S = 0.05
 
 
@@ -75,6 +75,8 @@ class Session:
     session_version: int = 1
     path: int = ANY_PATH  # of the last check or handshake packet
     bye_at: float | None = None
+    spent_s: float = 0.0  # of the loop's time, less what it has been allowed since; kept by `calls`
+    spent_at: float = 0.0
     last_flight: float = 0.0
     flight: list[bytes] = field(default_factory=list)  # the last one, as long as a path may be too new to afford it
     channels: DataChannels | None = None
@@ -165,7 +167,7 @@ class Session:
             self.end("dtls_timeout" if self.dtls.failure == "dtls_timeout" else "dtls_failed", now)
 
     def _send(self, datagrams: list[bytes]) -> None:
-        path = self.path if self.stages.proven is None else ANY_PATH
+        path = self.path if self.stages.proven is None and self.state != "live" else ANY_PATH
         for datagram in datagrams:
             with suppress(CommandsFull):  # dropped, as the network might
                 self.place.engine.send(self.place.index, self.place.serial, path, datagram)
@@ -175,10 +177,10 @@ class Session:
         self.stages.connected = now
         if self.stages.check is not None:
             self._observe("setup_dtls_s", now - self.stages.check)
-        if self.dtls.keys is not None:
+        if self.dtls.keys is not None and self.pair is None:  # a second pair would begin its packet numbers anew
             self.pair = SRTPPair(self.dtls.keys)
             engine.set_keys(index, serial, self.pair.tx, self.pair.rx)
-        elif self.negotiated.audio is not None:
+        elif self.dtls.keys is None and self.negotiated.audio is not None:
             self.dtls.failure = "the client offers no SRTP profile of ours"
             self.end("dtls_failed", now)
             return

@@ -59,14 +59,6 @@ def passive(relay: Relay) -> Iterator[Transceiver]:
         yield program
 
 
-@pytest.fixture(params=["active", "passive"])
-def either(request: pytest.FixtureRequest) -> Transceiver:
-    """With both DTLS roles."""
-    program = request.getfixturevalue(request.param)
-    assert isinstance(program, Transceiver)
-    return program
-
-
 @pytest.fixture
 def caller(browser: Browser, active: Transceiver) -> Iterator[Caller]:
     with browser.caller(active.url) as caller:
@@ -115,21 +107,18 @@ def test_twenty_of_twenty(caller: Caller, active: Transceiver) -> None:
     print(f"\n{SETUPS} of {SETUPS}: offer to connected {took[SETUPS // 2]:.0f} ms (median), {took[-1]:.0f} ms (worst)")
 
 
-def test_both_dtls_roles(browser: Browser, either: Transceiver, request: pytest.FixtureRequest) -> None:
-    with browser.caller(either.url) as caller:
-        call = caller.connected()
+@pytest.mark.parametrize(("ours", "its"), [("active", "server"), ("passive", "client")])
+@pytest.mark.parametrize("rsa", [False, True], ids=["ecdsa", "rsa"])
+def test_both_dtls_roles(browser: Browser, ours: str, its: str, rsa: bool, request: pytest.FixtureRequest) -> None:
+    """With both kinds of certificates that browsers have."""
+    program: Transceiver = request.getfixturevalue(ours)
+    with browser.caller(program.url) as caller:
+        call = caller.connected(rsa=rsa)
         facts = call.heard()
         assert call.echo("hello")
-    ours = {"a=setup:active": "server", "a=setup:passive": "client"}
-    assert facts["role"] == ours[f"a=setup:{request.node.callspec.params['either']}"]
-    assert facts["tls"] == "FEFD"  # DTLS 1.2
-
-
-def test_an_rsa_certificate(browser: Browser, either: Transceiver) -> None:
-    with browser.caller(either.url) as caller:
-        call = caller.connected(rsa=True)
-        call.heard()
-        assert call.echo("hello")
+    assert (facts["role"], facts["tls"]) == (its, "FEFD")  # DTLS 1.2
+    # The suite is named after the server's key; ours is ECDSA.
+    assert facts["dtls"].startswith("TLS_ECDHE_RSA" if rsa and its == "server" else "TLS_ECDHE_ECDSA")
 
 
 @pytest.mark.parametrize("name", PROFILES)
@@ -276,8 +265,8 @@ def test_active_saves_a_round_trip(browser: Browser, relay: Relay) -> None:
         ):
             taken[role] = sorted(round_trips(caller, tap) for _ in range(ROUND_TRIP_SETUPS))
     print(f"\nround trips from the first check to the first audio up: {taken}")
-    assert 2 <= taken["active"][0] < 2.7  # audio comes in frames of 20 ms, a third of a round trip
-    assert 3 <= taken["passive"][0] < 3.7
+    # The least of each: it also takes up to 20 ms, a third of a round trip, until there is a frame to send.
+    assert 2 <= taken["active"][0] < 3 <= taken["passive"][0] < 4
 
 
 def round_trips(caller: Caller, tap: Tap) -> float:

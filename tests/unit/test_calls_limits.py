@@ -105,23 +105,27 @@ def test_without_an_advertised_address_there_are_no_calls() -> None:
 # --- numbers, and what is left of a call ---
 
 
+def keys_of(session: Session) -> bool:
+    """Whether its SRTP contexts live."""
+    return session.pair is not None
+
+
 def test_a_number_is_used_again_only_when_the_hot_thread_has_let_go() -> None:
     world = World(sessions=1)
     peer = Peer(CLIENT)
     session = world.call(peer)
     assert world.until(lambda: session.state == "live", 3)
-    pair = session.pair
-    assert pair is not None
+    assert keys_of(session)
     assert world.calls.hangup(peer.call_id, world.now)
     # The loop is through with it; the hot thread has not heard of it yet, and could be in the midst of a packet.
     assert session.reason == "hangup"
-    assert session.pair is pair
+    assert keys_of(session)
     assert refused(world).status == 503
     world.engine.step(world.us)
     assert refused(world).status == 503
     while world.calls.dispatch(world.now):
         pass
-    assert session.pair is None
+    assert not keys_of(session)
     again = world.call(Peer(CLIENT))
     assert (again.place.index, again.place.serial) == (0, session.place.serial + 2)
 
@@ -250,7 +254,7 @@ def test_calls_that_went_all_the_way_leave_nothing() -> None:
                 world.carry(peer)
                 world.run(1)
             else:
-                peer.checks = peer.media.speaking = False
+                peer.checks = peer.answers = peer.media.speaking = False
                 world.run(31)
         ends[session.reason] += 1
         del world.clients[peer.own], session

@@ -80,7 +80,7 @@ def test_every_tally_is_exported(slots: list[MediaSlot]) -> None:
     for number, name in enumerate(TALLY_NAMES, 1):
         slots[0].count(name, number)
     after = read(slots)
-    families = ("sessions_begun", "sessions", "ice_restarts", "refused", "http_responses", "messages")
+    families = ("sessions_begun", "sessions", "ice_restarts", "refused", "http_responses", "messages", "throttled")
     names = [f"{PREFIX}{family}_total" for family in families]
     assert sum(before.total(name) for name in names) == 0
     assert sum(after.total(name) for name in names) == sum(range(1, len(TALLY_NAMES) + 1))
