@@ -36,7 +36,7 @@ LAYERS: tuple[tuple[int, str], ...] = (
     (4, "transceiver.settings transceiver.advertise transceiver.slots transceiver.metrics"),
     (4, "transceiver.admin_client transceiver.views transceiver.apps transceiver.registry transceiver.session"),
     (5, "relay.worker relay.program transceiver.program transceiver.media transceiver.calls"),
-    (5, "transceiver.http transceiver.http.* transceiver.caller"),
+    (5, "transceiver.http transceiver.http.* transceiver.caller transceiver.caller_*"),
     (6, "relay.cli relay.__main__ transceiver.cli transceiver.__main__"),
     # The door of the console scripts looks at both houses from outside, by name and only when called.
     (6, "_fastpath.commands"),
