@@ -3,6 +3,7 @@ tests/integration/test_call.py."""
 
 from __future__ import annotations
 
+import asyncio
 import random
 from array import array
 from pathlib import Path
@@ -14,7 +15,8 @@ from relay.runtime.config import run_command
 from tests.support.tones import loudest, read_wav, write_wav
 from transceiver import caller_sound as sound
 from transceiver.caller import command
-from transceiver.caller_report import QUIET_DB, Report, Second
+from transceiver.caller_http import Signaling
+from transceiver.caller_report import QUIET_DB, Failure, Report, Second
 
 SECOND = Second(1.0, 50, 48, 0, 0, 0.5, 1.2, -20.0, 107.0)
 
@@ -148,6 +150,73 @@ def test_the_verdict(changes: dict[str, Any], says: str) -> None:
 def test_numbers_that_are_not_known_are_dashes() -> None:
     line = Second(2.0, 100, 98, 0, 0, 0.5, None, -20.0, None).line()
     assert line.split() == ["2", "s", "100", "98", "0", "0", "0.5", "ms", "-", "-20", "dB", "-"]
+
+
+# Signaling
+
+
+def served(answer: bytes, *locations: str) -> tuple[str, list[bytes]]:
+    """Makes an offer to a server that answers just that, then hangs up at each of `locations`, in which % is the
+    server's port. Returns the answer's SDP or what the failure says, and the first line of each request."""
+    requests: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        requests.append(await reader.readline())
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    async def run() -> str:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        signaling = Signaling(f"http://127.0.0.1:{port}/calls", key="secret", timeout_s=5, insecure=False)
+        try:
+            return (await signaling.offer("v=0")).sdp
+        except Failure as failure:
+            return failure.what
+        finally:
+            for location in locations:
+                await signaling.hangup(location.replace("%", str(port), 1))
+            await signaling.close()
+            server.close()
+            await server.wait_closed()
+
+    return asyncio.run(run()), requests
+
+
+def http(status: str, body: str = "", *headers: str) -> bytes:
+    head = [f"HTTP/1.1 {status}", f"Content-Length: {len(body.encode())}", "Connection: close", *headers]
+    return "\r\n".join([*head, "", body]).encode()
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (http("201 Created", "v=0"), "v=0"),
+        (http("200 OK"), ""),
+        (http("302 Found", "", "Location: http://127.0.0.1:1/"), "HTTP 302: Found"),
+        (http("400 Bad", '{"error": {"code": "a", "message": "b"}}'), "HTTP 400, a: b"),
+        (http("400 Bad", '{"error": {"code": 1, "message": null}}'), "HTTP 400, 1: None"),
+        (http("400 Bad", '{"error": {"code": "\\u001b[2J", "message": "b"}}'), "HTTP 400, '\\x1b[2J': b"),
+        (http("500 Oh", '{"error": "text"}'), "HTTP 500: Oh"),
+        (http("500 Oh", "[]"), "HTTP 500: Oh"),
+        (http("500 Oh", "\xff" * 200_000), "HTTP 500: Oh"),
+        (b"SSH-2.0-server\r\n", "does not speak HTTP"),
+        (b"", "does not speak HTTP"),
+        (b"HTTP/1.1 201 Created\r\nContent-Length: 9\r\n\r\nv=0", "does not speak HTTP"),
+    ],
+)
+def test_whatever_a_server_answers(answer: bytes, says: str) -> None:
+    said, requests = served(answer)
+    assert says in said
+    assert requests[:1] == [b"POST /calls HTTP/1.1\r\n"]
+
+
+def test_the_key_is_shown_to_no_other_server() -> None:
+    """Nor does any other hear of the call: a Location elsewhere is not followed, one here is."""
+    elsewhere = ("http://localhost:%/a", "//localhost:%/b", "https://127.0.0.1:%/c", "http://[", "")
+    _, requests = served(http("200 OK"), *elsewhere, "/calls/d", "http://127.0.0.1:%/e")
+    assert [each.split()[1] for each in requests] == [b"/calls", b"/calls/d/hangup", b"/e/hangup"]
 
 
 # Options
