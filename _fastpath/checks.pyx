@@ -14,7 +14,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
 from _fastpath.engine cimport EVENT_CHECK, EVENT_PROVEN
-from _fastpath.outbound cimport PROBE_US, choose_path, publish, schedule, send_probe
+from _fastpath.outbound cimport PROBE_US, choose_path, draw, publish, schedule, send_probe
 from _fastpath.outbox cimport outbox_open, outbox_push
 from _fastpath.outcomes cimport (
     IN_CHECK, IN_CONFLICT, IN_GONE, IN_PATHS_FULL, IN_PROBE_ANSWER, IN_STUN_FORGED, IN_STUN_MALFORMED, IN_STUN_UNEXPECTED,
@@ -38,7 +38,7 @@ cdef enum:
     GENERATION_HALF = 0x800
     ROLE_CONFLICT = 487
     FORBIDDEN = 403
-    FIRST_ASK_US = 5_000_000
+    ASK_US = 5_000_000                # from an answer to the next request of ours
     TELL_US = 20_000                  # the loop hears of a session's checks no more often
 
 cdef const char* BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
@@ -123,7 +123,6 @@ cdef uint8_t take_check(Engine* engine, const Arrival* arrival, const Binding* b
         if path == NULL:
             return IN_PATHS_FULL
     note_check(engine, session, path, arrival, binding)
-    path.credential = place
     # The answer is queued before anything that this check causes, here or in the loop, so it also leaves first.
     out = outbox_open(&engine.outbox, arrival.key, arrival.name, arrival.name_bytes)
     length = binding_success(out, binding.transaction, arrival.key + KEY_CLIENT, arrival.key + KEY_CLIENT_PORT, &credential.local)
@@ -173,19 +172,18 @@ cdef bint was_asked(const Sessions* sessions, uint32_t number, const Arrival* ar
     return False
 
 
-cdef uint8_t credential_of(const Session* session, const Arrival* arrival, const Binding* binding) noexcept nogil:
-    """Whose password the answer was made with: after a restart either may be; CREDENTIALS_MOST: no one's."""
+cdef bint is_the_clients(const Session* session, const Arrival* arrival, const Binding* binding) noexcept nogil:
+    """Under any of its passwords: in the midst of a restart either may be."""
     cdef uint8_t i
     for i in range(CREDENTIALS_MOST):
         if session.credentials[i].token_bytes and binding_verify(arrival.body, binding, &session.credentials[i].remote):
-            return i
-    return CREDENTIALS_MOST
+            return True
+    return False
 
 
 cdef uint8_t take_answer(Engine* engine, const Arrival* arrival, const Binding* binding) noexcept nogil:
     """Its path is proven, and made anew if copies of a check from many addresses have pushed it out meanwhile."""
     cdef uint32_t number, mask
-    cdef uint8_t credential
     cdef Session* session
     cdef Path* path
     memcpy(&number, binding.transaction, 4)
@@ -195,24 +193,25 @@ cdef uint8_t take_answer(Engine* engine, const Arrival* arrival, const Binding* 
             or not was_asked(&engine.sessions, number, arrival, binding, engine.now_us):
         return IN_STUN_UNEXPECTED
     session = &engine.sessions.all[number]
-    credential = credential_of(session, arrival, binding)
-    if credential == CREDENTIALS_MOST:
+    if not is_the_clients(session, arrival, binding):
         return IN_STUN_FORGED
     path = path_of(session, arrival.key)
     if path == NULL:
         path = path_open(&engine.sessions, number, arrival.key, engine.now_us)
         if path == NULL:
             return IN_PATHS_FULL
-        path.credential = credential
         path.checked_us = engine.now_us
         memcpy(path.name, arrival.name, arrival.name_bytes)
         path.name_bytes = arrival.name_bytes
     session.alive_us = engine.now_us
+    session.asks = 0
+    session.ask_us = engine.now_us + ASK_US + draw(engine) % (ASK_US // 10)
     if path.state == PATH_CHECKED:
         proven(engine, session, number, path)
     elif path.asked_us:
         session.view.rtt_us = path.rtt_us = <uint32_t>min(engine.now_us - path.asked_us, <uint64_t>0x7fffffff)
     path.asked_us = 0
+    schedule(engine, session)
     return IN_PROBE_ANSWER
 
 
@@ -223,8 +222,6 @@ cdef void proven(Engine* engine, Session* session, uint32_t number, Path* path) 
         session.view.rtt_us = path.rtt_us
     path.state = PATH_PROVEN
     path.probe_us = 0
-    session.ask_us = session.ask_us if session.ask_us else engine.now_us + FIRST_ASK_US
-    schedule(engine, session)
     path_index(&engine.sessions, number, path)
     choose_path(engine, session)
     publish(engine, session, EVENT_PROVEN, <uint8_t>(path - session.paths), 0, path.rtt_us << 1 | path.starved)

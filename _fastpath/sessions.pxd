@@ -49,7 +49,6 @@ cdef struct Path:
     uint8_t indexed                   # the flow key leads here
     uint8_t nominated
     uint8_t probes                    # requests of ours since the last check
-    uint8_t credential
     uint8_t starved                   # the loop sent more than could be afforded before it was proven
     uint8_t name_bytes
     uint8_t name[NAME_BYTES]          # the relay that last brought something authenticated
@@ -81,6 +80,7 @@ cdef struct Session:
     uint64_t alive_us                 # when the client last answered a request of ours, which nobody can do for it
     uint64_t told_us                  # when the loop was last told of a check
     uint64_t ask_us                   # when it is asked again
+    uint32_t asks                     # since then
     uint64_t report_us                # when the next RTCP report is due
     void* tx
     void* rx

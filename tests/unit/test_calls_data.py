@@ -86,8 +86,8 @@ def test_channels_outlive_a_move_and_a_restart(prefer: Setup) -> None:
     virtual_loop.run(main())
 
 
-def test_a_client_without_media_is_sent_data_before_its_path_is_proven_within_bounds() -> None:
-    """Its handshake is done, it never answers our requests: what it sends pays for what it gets."""
+def test_a_client_that_never_answers_gets_no_more_than_it_pays_for() -> None:
+    """Its handshake is done, and its SCTP knocks; when it does answer at last, all is well."""
 
     async def main() -> None:
         world = World(7)

@@ -195,6 +195,29 @@ def test_consent_expires_thirty_seconds_after_the_last_answer(checked_for_s: flo
     assert world.now - last == pytest.approx(CONSENT_S, abs=0.05)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_consent_does_not_expire_on_a_bad_network(seed: int) -> None:
+    """A third of the requests and answers is lost, for ten minutes."""
+    world = World(seed, link=LINK)
+    peer = Peer(CLIENT, seed=seed)
+    session = world.call(peer)
+    assert world.until(lambda: session.stages.proven and session.state == "live", 5)
+    world.change(RELAY, Link(loss=0.3), Link(loss=0.3))
+    world.run(600)
+    assert session.state == "live"
+    requests = [each for each in world.seen if not each.up and each.datagram[:2] == b"\0\1"]
+    assert len(requests) < 600 / 2
+
+
+def test_our_requests_keep_their_pace() -> None:
+    """On a good network one every five seconds, and none that is not answered."""
+    world, peer, session = live()
+    since = peer.routes[0].requests
+    world.run(60)
+    assert 10 <= peer.routes[0].requests - since <= 12
+    assert world.view(session).rtt_ms == pytest.approx(60, abs=0.1)
+
+
 def test_without_any_check_a_call_ends_after_thirty_seconds() -> None:
     world = World(link=LINK)
     peer = Peer(CLIENT)

@@ -100,6 +100,23 @@ def test_a_restart_on_another_address() -> None:
     )
 
 
+def test_a_copy_of_an_old_check_does_not_end_a_restarted_call() -> None:
+    """The client has forgotten its old credentials; we must not ask under them because a sniffer used them."""
+    world, peer, session = talking()
+    old = next(each.datagram for each in world.seen if each.up and each.datagram[:2] == b"\0\1")
+    world.run(2)
+    world.restart(peer)
+    peer.credentials = {peer.ufrag: peer.pwd}
+    world.run(1)
+    peer.wrong.clear()
+    for _ in range(80):
+        assert verdict_of(world, old) == "check"
+        world.run(0.5)
+    assert session.state == "live"
+    assert peer.wrong == []
+    assert peer.routes[0].requests > 6
+
+
 def test_the_old_credentials_count_until_the_new_ones_do_and_after() -> None:
     """Checks that are under way when the answer arrives, and those of a client that never takes it."""
     world, peer, _ = talking()
