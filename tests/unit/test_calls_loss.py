@@ -55,13 +55,16 @@ def assert_clean(world: World, peer: Peer, profile: str) -> None:
 @pytest.mark.parametrize("kind", ["ecdsa", "rsa"])
 @pytest.mark.parametrize("profile", PROFILES)
 def test_ten_percent_loss(prefer: Setup, kind: str, profile: str) -> None:
-    slowest = 0.0
+    """None takes longer than five seconds. Of very many some do: their first check, which pays for one hello and one
+    request of ours, brought neither through, and the client's next comes 2.5 s later."""
+    times = []
     first = SET_UPS * (4 * PROFILES.index(profile) + 2 * (kind == "rsa") + (prefer == "passive"))
     for seed in range(first, first + SET_UPS):
         world, peer, seconds = set_up(seed, TEN_PERCENT, prefer, kind, profile, 30)
         assert_clean(world, peer, profile)
-        slowest = max(slowest, seconds)
-    assert slowest < 5
+        times.append(seconds)
+    assert sum(seconds > 5 for seconds in times) <= SET_UPS // 200
+    assert max(times) < 10
 
 
 @roles
