@@ -135,7 +135,8 @@ cdef uint8_t take_check(Engine* engine, const Arrival* arrival, const Binding* b
             session.current = place
     if first or session.reporting and engine.now_us >= session.told_us + TELL_US:
         session.told_us = engine.now_us
-        publish(engine, session, EVENT_CHECK, <uint8_t>(path - session.paths), first, 0)
+        if publish(engine, session, EVENT_CHECK, <uint8_t>(path - session.paths), 0, path.starved):
+            path.starved = False
     path_index(&engine.sessions, number, path)
     if path.state == PATH_CHECKED:
         prove(engine, session, path)

@@ -33,7 +33,7 @@ cdef enum:
     COMMAND_PUMP                      # the application wrote to the ring
     COMMAND_CLOSE                     # answered with EVENT_CLOSED: the number and the keys are free then
 
-    EVENT_CHECK = 1                   # an authenticated check; Head.flag: the first of this session
+    EVENT_CHECK = 1                   # an authenticated check; Head.value: something could not be afforded before
     EVENT_PROVEN                      # a path answered; Head.value: its round trip in microseconds (0: not known), then a bit: it starved
     EVENT_DATAGRAM                    # DTLS; the datagram
     EVENT_MEDIA                       # the first authenticated media

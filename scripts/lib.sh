@@ -176,9 +176,15 @@ prune_site() {
     done
 }
 
+# What mostly runs Python, or the same compiled code many times over: minutes under an emulator or sanitizers, which only
+# `./scripts/test --full` takes.
+REPEATING='test_(calls|caller|dtls|http|sctp|sdp|srtp|swarm|transceiver|virtual)'
+
 # find_compiled_tests [--packages DIR]: sets COMPILED_TESTS, what says something about such a build; see the script.
 find_compiled_tests() {
-    mapfile -t COMPILED_TESTS < <("$PY" -m scripts.compiled_tests "$@")
+    local leave_out=$REPEATING
+    [ "${UFRAG_TEST_PROFILE:-}" != full ] || leave_out='^$'
+    mapfile -t COMPILED_TESTS < <("$PY" -m scripts.compiled_tests "$@" | grep -vE "$leave_out")
     [ ${#COMPILED_TESTS[@]} -gt 0 ]
 }
 

@@ -99,7 +99,8 @@ class Session:
         if handler is not None and self.state not in ("closing", "gone"):
             handler(path, value, datagram, now)
 
-    def _check(self, path: int, _first: int, _datagram: bytes, now: float) -> None:
+    def _check(self, path: int, starved: int, _datagram: bytes, now: float) -> None:
+        """The path's check pays for what could not be afforded there before."""
         if self.bye_at is not None:
             self.bye_at = None
             self.place.engine.set_reporting(self.place.index, self.place.serial, False)
@@ -110,6 +111,9 @@ class Session:
             self._describe("checking")
             self.dtls.start(now)
             self._flush(now)
+        elif starved and self.stages.proven is None:
+            self.path = path
+            self._send(self.flight)
         elif self.state == "handshaking" and now - self.last_flight > LEAST_RESEND_GAP_S:
             self.path = path
             self.dtls.resend(now)

@@ -24,6 +24,8 @@ from transceiver.program import TransceiverProgram, pages
 from transceiver.settings import Settings
 from transceiver.slots import ProcessSlot, open_slots
 
+pytestmark = pytest.mark.native  # real sockets, and what the kernel says of them
+
 TOKEN = "A+" * 16
 
 

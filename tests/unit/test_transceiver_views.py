@@ -27,6 +27,8 @@ from transceiver.admin_client import AdminClient, Metrics, parse_metrics
 from transceiver.program import pages
 from transceiver.slots import ProcessSlot, open_slots
 
+pytestmark = pytest.mark.native  # real sockets, and what the kernel says of them
+
 PATIENCE_S = 10.0
 NOW = 1_000_000.0
 Capture = pytest.CaptureFixture[str]
