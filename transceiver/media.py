@@ -53,6 +53,7 @@ RESOLVE_S = 30.0
 FIRST_RESOLVE_S = 2.0  # calls are refused until a name has an address, but nothing else waits for it
 GOODBYE_S = 1.0  # for the hot thread to confirm the last call
 THREAD_END_S = 0.3
+LONG_AGO = 3600 * watch.HEARTBEATS_PER_S
 SERVERS_END_S = 0.5
 DISPATCH_S = 0.003  # of events at a time, so that nothing else of the loop starves
 
@@ -77,7 +78,7 @@ class MediaProcess:
         slot = self._own.slot
         slot.generation = (slot.generation + 1) % GENERATIONS
         slot.halted = False
-        slot.heart = slot.loop_heart = _tick()
+        slot.heart = slot.loop_heart = _tick() - LONG_AGO  # not ready until both threads of this one have beaten
         for view in slot.sessions():
             slot.count("ended_process_end")
             slot.end(view.index)
@@ -164,6 +165,7 @@ class Media:
         servers = self._servers(owners)
         for server in servers:
             await server.start()
+        self._slot.loop_heart = _tick()
         tasks = [asyncio.create_task(self._report()), asyncio.create_task(self._keep_resolving())]
         for task in tasks:
             task.add_done_callback(self._task_ended)

@@ -119,7 +119,8 @@ def pages(slots: Sequence[ProcessSlot]) -> admin.Pages:
         return any(own.slot.draining for own in slots)
 
     def stale_workers() -> list[int]:
-        return watch.stale(own.slot.heart for own in slots)
+        beats = ((own.slot.heart, own.slot.loop_heart) for own in slots)
+        return [index for index, pair in enumerate(beats) if watch.stale(pair)]
 
     def sessions() -> admin.Answer:
         return admin.as_json(200, [describe(own.index, view) for own in slots for view in own.slot.sessions()])

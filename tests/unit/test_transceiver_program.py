@@ -250,12 +250,15 @@ def test_a_hangup_of_nothing_is_404(opened: list[ProcessSlot], session: str) -> 
 
 def test_ready_means_beating_and_not_draining(opened: list[ProcessSlot], monkeypatch: pytest.MonkeyPatch) -> None:
     ready = pages(opened).public["/readyz"]
-    opened[0].slot.heart = opened[1].slot.heart = 1000 * 16
+    for own in opened:
+        own.slot.heart = own.slot.loop_heart = 1000 * 16
     monkeypatch.setattr("relay.runtime.watch.time.monotonic", lambda: 1000.0)
     assert ready()[0] == 200
     opened[1].slot.heart = 990 * 16
     assert json.loads(ready()[2]) == {"ready": False, "draining": False, "stale_workers": [1]}
-    opened[1].slot.heart = 1000 * 16
+    opened[1].slot.heart, opened[1].slot.loop_heart = 1000 * 16, 990 * 16
+    assert json.loads(ready()[2])["stale_workers"] == [1]
+    opened[1].slot.loop_heart = 1000 * 16
     opened[0].slot.draining = True
     assert ready()[0] == 503
 
