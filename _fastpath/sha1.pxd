@@ -20,12 +20,6 @@ cdef struct HmacKey:
     Sha1State inner                   # after the block key ^ 0x36...
     Sha1State outer                   # after the block key ^ 0x5c...
 
-cdef inline void store_be32(uint8_t* p, uint32_t value) noexcept nogil:
-    p[0] = <uint8_t>(value >> 24)
-    p[1] = <uint8_t>(value >> 16)
-    p[2] = <uint8_t>(value >> 8)
-    p[3] = <uint8_t>value
-
 cdef void hmac_key(HmacKey* key, const uint8_t* secret, size_t length) noexcept nogil
 cdef void hmac_sha1(const HmacKey* key, const uint8_t* head, size_t head_bytes, const uint8_t* rest, size_t rest_bytes,
                     uint8_t* out20) noexcept nogil

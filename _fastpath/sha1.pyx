@@ -3,7 +3,7 @@
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, memset
 
-from _fastpath.wire.address cimport load_be32
+from _fastpath.wire.address cimport load_be32, store_be32
 
 cdef enum:
     BLOCK_BYTES = 64

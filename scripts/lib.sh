@@ -178,7 +178,7 @@ prune_site() {
 
 # What mostly runs Python, or the same compiled code many times over: minutes under an emulator or sanitizers, which only
 # `./scripts/test --full` takes.
-REPEATING='test_(calls|caller|dtls|http|sctp|sdp|srtp|swarm|transceiver|virtual)'
+REPEATING='test_(calls|caller|dtls|http|ice|sctp|sdp|srtp|swarm|transceiver|virtual)'
 
 # find_compiled_tests [--packages DIR]: sets COMPILED_TESTS, what says something about such a build; see the script.
 find_compiled_tests() {

@@ -12,6 +12,7 @@ channels and a sending half.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import cast
 
@@ -108,14 +109,15 @@ class Stream(sctp.InboundStream):
         return sum(len(chunk.user_data) for chunk in skipped)
 
 
-class Inbound(sctp.RTCSctpTransport):
+class Inbound(sctp.RTCSctpTransport, ABC):
     """aiortc's association, receiving with care."""
 
     malformed = 0
     turned_away = 0
 
+    @abstractmethod
     async def fail(self, reason: str) -> None:
-        raise NotImplementedError
+        """Abort the association, as whoever drives it does."""
 
     async def _handle_data(self, data: bytes) -> None:
         """`data` is well-formed."""

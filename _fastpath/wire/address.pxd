@@ -36,6 +36,14 @@ cdef inline uint16_t load_be16(const uint8_t* p) noexcept nogil:
 cdef inline uint32_t load_be32(const uint8_t* p) noexcept nogil:
     return (<uint32_t>p[0] << 24) | (<uint32_t>p[1] << 16) | (<uint32_t>p[2] << 8) | p[3]
 
+cdef inline void store_be16(uint8_t* p, uint16_t value) noexcept nogil:
+    p[0] = <uint8_t>(value >> 8)
+    p[1] = <uint8_t>value
+
+cdef inline void store_be32(uint8_t* p, uint32_t value) noexcept nogil:
+    store_be16(p, <uint16_t>(value >> 16))
+    store_be16(p + 2, <uint16_t>value)
+
 cdef inline bint is_mapped(const uint8_t* address) noexcept nogil:
     return memcmp(address, MAPPED_PREFIX, 12) == 0
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from libc.string cimport memcpy, memset, strlen
 
-from _fastpath.sha1 cimport SHA1_BYTES, hmac_key, hmac_sha1, store_be32
-from _fastpath.wire.address cimport is_mapped, load_be16, load_be32
+from _fastpath.sha1 cimport SHA1_BYTES, hmac_key, hmac_sha1
+from _fastpath.wire.address cimport is_mapped, load_be16, load_be32, store_be16, store_be32
 from _fastpath.wire.crc32 cimport crc32
 from _fastpath.wire.demux cimport STUN_COOKIE, STUN_HEADER_BYTES
 from _fastpath.wire.stun cimport ATTRIBUTE_USERNAME, BINDING_REQUEST, BINDING_SUCCESS, USERNAME_MAX_BYTES
@@ -171,11 +171,6 @@ cdef bint binding_verify(const uint8_t* message, const Binding* binding, const H
 
 
 # ---------------------------------------------------------------------------------------------------------------- writing
-
-cdef inline void store_be16(uint8_t* p, uint16_t value) noexcept nogil:
-    p[0] = <uint8_t>(value >> 8)
-    p[1] = <uint8_t>value
-
 
 cdef size_t begin(uint8_t* out, uint16_t kind, const uint8_t* transaction) noexcept nogil:
     """The header; its length field is written at the end. Like `attribute`, returns where the next byte goes."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from libc.stdint cimport uint16_t
 from libc.string cimport memcpy, memset
 
-from _fastpath.wire.address cimport load_be16
+from _fastpath.wire.address cimport load_be16, store_be16, store_be32
 from _fastpath.wire.demux cimport RTCP_HEADER_BYTES
-from _fastpath.wire.rtp cimport RTP_PADDING, RTP_VERSION, store_be16, store_be32
+from _fastpath.wire.rtp cimport RTP_PADDING, RTP_VERSION
 
 cdef enum:
     HEAD_BYTES = 4                    # version and count, kind, length in words less one

@@ -12,7 +12,7 @@ liked to write. Nothing here looks into header extensions. The hot loop and the 
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
-from _fastpath.wire.address cimport load_be16, load_be32
+from _fastpath.wire.address cimport load_be16, load_be32, store_be16, store_be32
 
 cdef enum:
     RTP_HEADER_BYTES = 12
@@ -31,14 +31,6 @@ cdef struct RTPHeader:                # host order
     bint marker
     uint32_t payload_at
     uint32_t payload_bytes            # without padding; 0 is legal
-
-cdef inline void store_be16(uint8_t* p, uint16_t value) noexcept nogil:
-    p[0] = <uint8_t>(value >> 8)
-    p[1] = <uint8_t>value
-
-cdef inline void store_be32(uint8_t* p, uint32_t value) noexcept nogil:
-    store_be16(p, <uint16_t>(value >> 16))
-    store_be16(p + 2, <uint16_t>value)
 
 cdef inline bint is_rtcp(const uint8_t* packet) noexcept nogil:
     """For a packet that `classify` called RTP. RTP payload types 64..95 with the marker would look the same: no offer uses them."""

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.background import Script
+
 ROOT = Path(__file__).resolve().parents[2]
 
 PLANTED = """
@@ -28,12 +30,10 @@ def add(int a, int b):
 """
 
 
-def test_unit_tests_pass_under_the_sanitizers() -> None:
-    done = subprocess.run(
-        [str(ROOT / "scripts" / "sanitize_check")], capture_output=True, text=True, check=False, timeout=1800
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"=+ \d{2,} passed", done.stdout), done.stdout
+def test_unit_tests_pass_under_the_sanitizers(sanitize_check: Script) -> None:
+    status, said = sanitize_check.result()
+    assert status == 0, said
+    assert re.search(r"=+ \d{2,} passed", said), said
 
 
 @pytest.fixture(scope="module")

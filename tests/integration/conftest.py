@@ -1,4 +1,4 @@
-"""Fixtures for real processes: a key file, backends, network namespaces."""
+"""Fixtures for real processes: a key file, network namespaces; for each module a browser and a relay."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.support import write_key_file
+from tests.support.browser import Browser
 from tests.support.netns import Namespaces
+from tests.support.relays import Relay
 
 
 @pytest.fixture
@@ -27,3 +29,15 @@ def namespaces() -> Iterator[Namespaces]:
         pytest.skip("network namespaces need root, iproute2 and procps")
     with Namespaces() as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with Browser() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
+    with Relay(write_key_file(tmp_path_factory.mktemp("keys") / "route.key")) as relay:
+        yield relay

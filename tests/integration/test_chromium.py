@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks.support import write_key_file
 from tests.support.browser import Browser, Caller
 from tests.support.relays import Relay, until
 from tests.support.tap import Passed, Tap
@@ -29,18 +28,6 @@ PROFILES = {
     "gcm128": "SRTP_AEAD_AES_128_GCM",
     "cm128": "SRTP_AES128_CM_HMAC_SHA1_80",
 }
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with Browser() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
-    with Relay(write_key_file(tmp_path_factory.mktemp("keys") / "route.key")) as relay:
-        yield relay
 
 
 def transceiver(relay: Relay, *extra: str, advertise: str = "") -> Transceiver:

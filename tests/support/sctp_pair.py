@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -52,7 +53,7 @@ class Wire:
             loop.call_at(at, lambda: self.deliver(packet))
 
 
-class End:
+class End(ABC):
     """What both kinds of end keep of what happened, in order."""
 
     def __init__(self) -> None:
@@ -74,17 +75,17 @@ class End:
     def received(self) -> list[Message]:
         return [message for _, message in self.messages]
 
-    def start(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def start(self) -> None: ...
 
-    def open(self, label: str, **options: Any) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def open(self, label: str, **options: Any) -> Any: ...
 
-    def receive(self, packet: bytes) -> object:
-        raise NotImplementedError
+    @abstractmethod
+    def receive(self, packet: bytes) -> object: ...
 
-    async def close(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    async def close(self) -> None: ...
 
 
 class Ours(End):

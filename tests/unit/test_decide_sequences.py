@@ -222,6 +222,7 @@ def random_down(random: Random) -> tuple[Address, bytes]:
     return random.choice(SENDERS), down_frame(client, local, random.choice(ANSWERS), random.randrange(20))
 
 
+@pytest.mark.long
 def test_a_long_life_agrees_and_meets_every_case() -> None:
     random = Random(1)
     model = run(Settings(max_flows=14, max_half_open=10), [random_step(random) for _ in range(1000)] + LAST)

@@ -162,6 +162,7 @@ def churn_flow(model: Model, who: Address, token_number: int, established: bool)
     return Flow(-1, who, LOCAL, 0, OWNER, b"%d" % token_number, bytes(6), now, now, now, now, established)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("tokens", "share"), [(1_000_000, 1000), (12, 300)], ids=["a token each", "few tokens"])
 def test_indexes_under_long_churn(tokens: int, share: int) -> None:
     """Opening, expiring, evicting at random on a small table: it stays what a dict is, and its indexes stay short.
@@ -188,6 +189,7 @@ def test_indexes_under_long_churn(tokens: int, share: int) -> None:
         assert relay.slot.events()["index_rebuilds"] > 0
 
 
+@pytest.mark.long
 def test_restarts_without_end_keep_the_index_by_token_short() -> None:
     """A flow changes its token as often as its old one rests, and no flow is opened meanwhile to clean up."""
     relay = Relay(Settings(max_flows=12))

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
+
 from _fastpath.wire import rtp
 from tests.support.media_rig import PAYLOAD_TYPE, Line, Rig
 
@@ -13,6 +15,7 @@ FLOOD_MOST = 64
 RECORD = b"\x16\xfe\xfd" + bytes(1200)
 
 
+@pytest.mark.long
 def test_ten_thousand_sessions_of_the_hot_thread_leave_nothing() -> None:
     """With paths, keys and media; their tokens and flows lead nowhere afterwards."""
     rig = Rig(8)
@@ -146,6 +149,7 @@ def test_a_flood_for_the_loop_is_bounded_and_takes_nothing_from_others() -> None
     assert rig.pour([RECORD] * 300, lines[0].client)["dtls"] == FLOOD_MOST
 
 
+@pytest.mark.long
 def test_no_end_of_a_session_is_lost_on_a_loop_that_is_away() -> None:
     """However full the events are: some clients flood with records, checks and BYEs, all fall silent, all end."""
     rig = Rig(200)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from tests.support.harness import LOCAL, SECOND, Relay, Settings, token
 from tests.support.oracle import Address
 from tests.support.packets import RTP, answer, check, framed
@@ -155,6 +157,7 @@ def test_a_number_is_not_given_anew_while_a_packet_waits_for_it() -> None:
     assert sent[2] in (contenders[2], None)
 
 
+@pytest.mark.long
 def test_under_churn_every_packet_goes_where_its_token_says() -> None:
     """Ninety owners for 64 numbers, flows opening, moving and expiring; refusals only when all numbers are in use."""
     relay = Relay(Settings(max_flows=300))

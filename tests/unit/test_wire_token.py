@@ -109,6 +109,7 @@ def test_truncated_and_extended(token: str) -> None:
         assert agree(KEYS, longer) in ("malformed", "forged"), len(longer)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("token", [TOKENS[0], TOKENS[5]])
 def test_every_other_character_at_every_place_is_refused(token: str) -> None:
     for at in range(len(token)):
