@@ -138,11 +138,33 @@ cdef uint8_t take_check(Engine* engine, const Arrival* arrival, const Binding* b
         if publish(engine, session, EVENT_CHECK, <uint8_t>(path - session.paths), 0, path.starved):
             path.starved = False
     path_index(&engine.sessions, number, path)
+    mirror(session, path, binding, place)
     if path.state == PATH_CHECKED:
         prove(engine, session, path)
     else:
         choose_path(engine, session)
     return IN_CHECK
+
+
+cdef void mirror(Session* session, Path* path, const Binding* binding, uint8_t place) noexcept nogil:
+    """Our requests bear the names of the client's checks, turned round (RFC 8445 7.2.2); libwebrtc refuses any others. After a restart
+    it may pair its new candidates with our old ones, and stay with that. Its new ufrag may even come before the offer that has it."""
+    cdef size_t at = session.credentials[place].token_bytes + 1
+    cdef const Credential* credential
+    cdef uint8_t theirs
+    cdef int i
+    for i in range(CREDENTIALS_MOST):
+        theirs = <uint8_t>((place + i) % CREDENTIALS_MOST)
+        credential = &session.credentials[theirs]
+        if credential.token_bytes and binding.username.length == at + credential.remote_bytes \
+                and memcmp(binding.username.start + at, credential.remote_ufrag, credential.remote_bytes) == 0:
+            if not path.mirrored or path.ours != place or path.theirs != theirs:
+                path.turn = 0
+            path.mirrored = True
+            path.ours = place
+            path.theirs = theirs
+            return
+    path.mirrored = False
 
 
 cdef void note_check(Engine* engine, Session* session, Path* path, const Arrival* arrival, const Binding* binding) noexcept nogil:
@@ -204,6 +226,7 @@ cdef uint8_t take_answer(Engine* engine, const Arrival* arrival, const Binding* 
         path.checked_us = engine.now_us
         memcpy(path.name, arrival.name, arrival.name_bytes)
         path.name_bytes = arrival.name_bytes
+    path.turn = path.asked
     session.alive_us = engine.now_us
     session.asks = 0
     session.ask_us = engine.now_us + ASK_US + draw(engine) % (ASK_US // 10)

@@ -79,24 +79,28 @@ cdef bint publish(Engine* engine, Session* session, uint8_t kind, uint8_t path, 
 
 cdef bint ask(Engine* engine, Session* session, Path* path) noexcept nogil:
     """Our Binding Request: who answers it receives what is sent there. Its id stays the same a while, so a late answer counts too.
-    It is under the newest credentials that the client has used: what a check has under older ones may be a copy, and the client knows
-    them no more. False: it cannot be afforded."""
-    cdef Credential* credential = &session.credentials[session.current]
+    It goes under the names that the client's checks have there, and without an answer, in turn, under the newest that the client has
+    used: a check under older ones may be a copy, and the client knows them no more. False: it cannot be afforded."""
+    cdef bint newest = path.turn == 1 or not path.mirrored
+    cdef Credential* ours = &session.credentials[session.current if newest else path.ours]
+    cdef Credential* theirs = &session.credentials[session.current if newest else path.theirs]
     cdef uint8_t username[UFRAG_ROOM + 1 + TOKEN_ROOM]
-    cdef size_t length = credential.remote_bytes
+    cdef size_t length = theirs.remote_bytes
     cdef uint8_t transaction[12]
     cdef uint8_t* out
     transaction_of(&engine.sessions, number_of(engine, session), path.key, engine.now_us, 0, transaction)
-    memcpy(username, credential.remote_ufrag, length)
+    memcpy(username, theirs.remote_ufrag, length)
     username[length] = c":"
-    memcpy(username + length + 1, credential.token, credential.token_bytes)
+    memcpy(username + length + 1, ours.token, ours.token_bytes)
     out = outbox_open(&engine.outbox, path.key, path.name, path.name_bytes)
-    length = binding_request(out, transaction, username, length + 1 + credential.token_bytes, REQUEST_PRIORITY,
-                             engine.sessions.tie_breaker, &credential.remote)
+    length = binding_request(out, transaction, username, length + 1 + ours.token_bytes, REQUEST_PRIORITY,
+                             engine.sessions.tie_breaker, &theirs.remote)
     if not path_affords(path, length):
         engine.outbox.sent[OUT_AMPLIFIED] += 1
         return False
     push(engine, path, length, OUT_STUN)
+    path.asked = path.turn
+    path.turn ^= 1
     return True
 
 

@@ -50,6 +50,11 @@ cdef struct Path:
     uint8_t nominated
     uint8_t probes                    # requests of ours since the last check
     uint8_t starved                   # the loop sent more than could be afforded before it was proven
+    uint8_t mirrored                  # the next two are known
+    uint8_t ours                      # which credentials' token the client's checks name here,
+    uint8_t theirs                    # and which ones' client ufrag
+    uint8_t turn                      # the next request of ours goes under 0: those names, 1: the newest ones
+    uint8_t asked                     # what the last one went under
     uint8_t name_bytes
     uint8_t name[NAME_BYTES]          # the relay that last brought something authenticated
     uint32_t priority

@@ -86,9 +86,13 @@ cdef void credential_add(Sessions* sessions, uint32_t session, const Credential*
     cdef uint8_t place = credential_place(&sessions.all[session])
     cdef Credential* own = &sessions.all[session].credentials[place]
     cdef uint32_t number = session * CREDENTIALS_MOST + place
+    cdef int i
     if own.token_bytes:
         index_remove(&sessions.tokens, own.hash, number)
         retire(sessions, session, own.hash)
+    for i in range(PATHS_MOST):
+        if sessions.all[session].paths[i].ours == place or sessions.all[session].paths[i].theirs == place:
+            sessions.all[session].paths[i].mirrored = False
     own[0] = credential[0]
     own.used = 0
     own.order = sessions.all[session].given

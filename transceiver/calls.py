@@ -7,6 +7,7 @@ check can come for a session that is not known yet (it would be answered 403, wh
 
 from __future__ import annotations
 
+import functools
 import heapq
 import logging
 import os
@@ -14,7 +15,6 @@ import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 
 from _fastpath.media import CommandsFull, MediaEngine
 from _fastpath.media_slot import MediaSlot
@@ -68,6 +68,9 @@ class Manner:
 
 def _no_time() -> float:
     return 0.0
+
+
+_candidates = functools.lru_cache(maxsize=4)(ice.candidates)  # what is advertised hardly ever changes
 
 
 def _media_of(negotiated: Negotiated) -> tuple[object, ...]:
@@ -178,7 +181,7 @@ class Calls:
             raise Refused(400, "invalid_offer", str(error), param="sdp") from None
 
     def _candidates(self) -> tuple[ice.Candidate, ...]:
-        candidates = ice.candidates(self._manner.advertised())
+        candidates = _candidates(tuple(self._manner.advertised()))
         if not candidates:
             message = "No relay address is known: the names in --advertise do not resolve."
             raise Refused(503, "no_relay", message, RETRY_AFTER_S)
@@ -255,7 +258,7 @@ class Calls:
                 session.closed()
             elif name != "datagram" or self._affords(session):
                 began = self._clock()
-                self._guarded(session, partial(session.handle, name, path, value, datagram, now), now)
+                self._guarded(session, functools.partial(session.handle, name, path, value, datagram, now), now)
                 session.spent_s += self._clock() - began
         return bool(events)
 
@@ -292,11 +295,11 @@ class Calls:
         for number, serial in self._slot.hangups():
             session = self.registry.at(number, serial)
             if session is not None:
-                self._guarded(session, partial(session.end, "admin", now), now)
+                self._guarded(session, functools.partial(session.end, "admin", now), now)
 
     def end_all(self, reason: str, now: float) -> None:
         for session in self.registry:
-            self._guarded(session, partial(session.end, reason, now), now)
+            self._guarded(session, functools.partial(session.end, reason, now), now)
 
     # ---------------------------------------------------------------------------------------------------------- time
 
@@ -322,4 +325,4 @@ class Calls:
             del self._armed[number]
             session = self.registry.at(number, serial)
             if session is not None:
-                self._guarded(session, partial(session.handle_timer, now), now)
+                self._guarded(session, functools.partial(session.handle_timer, now), now)

@@ -277,7 +277,7 @@ class DTLSTransport:
     def _plain(self, connection: SSL.Connection, record: Record) -> Record:
         """Without its number, and open if it was sealed: as the writer wants it, and as flights compare."""
         if record.epoch == 0:
-            return record._replace(stamp=0)
+            return Record(record.content_type, record.version, 0, record.fragment)
         if self._reader is None:
             self._take_record_keys(connection)
         assert self._writer.key is not None

@@ -141,7 +141,7 @@ class RecordWriter:
     def write(self, record: Record) -> bytes:
         """As bytes, with a number that was never used; that of `record` itself only tells its epoch."""
         epoch = record.epoch
-        stamped = record._replace(stamp=self._next[epoch])
+        stamped = Record(record.content_type, record.version, self._next[epoch], record.fragment)
         self._next[epoch] += 1
         return (self._seal(stamped) if epoch else stamped).encode()
 
@@ -151,7 +151,7 @@ class RecordWriter:
         explicit = record.stamp.to_bytes(EXPLICIT_NONCE_BYTES, "big")
         plain = record.fragment
         sealed = AESGCM(self.key.key).encrypt(self.key.salt + explicit, plain, _associated(record, len(plain)))
-        return record._replace(fragment=explicit + sealed)
+        return Record(record.content_type, record.version, record.stamp, explicit + sealed)
 
 
 class RecordReader:

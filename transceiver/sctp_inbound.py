@@ -12,9 +12,8 @@ channels and a sending half.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from aiortc import rtcsctptransport as sctp
 from aiortc.utils import uint16_add, uint16_gt, uint32_gte
@@ -109,15 +108,15 @@ class Stream(sctp.InboundStream):
         return sum(len(chunk.user_data) for chunk in skipped)
 
 
-class Inbound(sctp.RTCSctpTransport, ABC):
+class Inbound(sctp.RTCSctpTransport):
     """aiortc's association, receiving with care."""
 
     malformed = 0
     turned_away = 0
 
-    @abstractmethod
-    async def fail(self, reason: str) -> None:
-        """Abort the association, as whoever drives it does."""
+    if TYPE_CHECKING:  # the subclass's: it ends the association
+
+        async def fail(self, reason: str) -> None: ...
 
     async def _handle_data(self, data: bytes) -> None:
         """`data` is well-formed."""

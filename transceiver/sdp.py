@@ -25,6 +25,7 @@ MAX_FINGERPRINTS = 8
 MAX_SSRCS = 4  # as many as a session may use, whatever it says here
 MAX_PARAMETERS = 32
 
+NO_SDP = "this is no SDP, which begins with v=0"
 DIRECTIONS = ("sendrecv", "sendonly", "recvonly", "inactive")
 # name in the answer, clock rate, channels. RFC 7587, 7: Opus is always 48000/2, some write it without the 2.
 CODECS = {"opus": ("opus", 48_000, 2), "pcmu": ("PCMU", 8000, 1), "pcma": ("PCMA", 8000, 1)}
@@ -118,28 +119,24 @@ class Offer:
         return next((group for group in self.bundles if mid in group), ())
 
 
-class _Attribute(NamedTuple):
-    line: int
-    value: str
-
-
 class _Section:
     """The lines from one m= to the next, or those before the first."""
 
     def __init__(self, line: int, text: str) -> None:
         self.line = line
         self.text = text
-        self.attributes: defaultdict[str, list[_Attribute]] = defaultdict(list)
+        self.attributes: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)  # name -> lines and values
 
-    def values(self, name: str) -> Iterator[str]:
-        return (each.value for each in self.attributes.get(name, ()))
+    def values(self, name: str) -> list[str]:
+        return [value for _, value in self.attributes.get(name, ())]
 
     def value(self, name: str) -> str:
-        return next(self.values(name), "")
+        """The first one's."""
+        return self.attributes[name][0][1] if name in self.attributes else ""
 
 
 def parse_offer(text: str) -> Offer:
-    session, *sections = _sections(_lines(text))
+    session, *sections = _sections(text)
     of_all, direction = _transport(session), session.value("direction")
     media = tuple(_media(section, _inherit(_transport(section), of_all), direction) for section in sections)
     mids = [each.mid for each in media if each.mid]
@@ -162,32 +159,30 @@ def _bundles(session: _Section, free: set[str]) -> Iterator[tuple[str, ...]]:
             yield group
 
 
-def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """The lines that are not blank, with their numbers. Only LF ends a line: str.splitlines() knows eight others."""
+def _sections(text: str) -> list[_Section]:
+    """Only LF ends a line: str.splitlines() knows eight others. Blank lines count, but say nothing."""
     if len(text) > MAX_CHARACTERS:
         raise SDPError(f"the offer is longer than {MAX_CHARACTERS} characters")
     if text.count("\n") > MAX_LINES:
         raise SDPError(f"the offer has more than {MAX_LINES} lines")
-    stripped = ((number, line.strip(" \t\r")) for number, line in enumerate(text.split("\n"), 1))
-    lines = ((number, line) for number, line in stripped if line)
-    number, first = next(lines, (1, ""))
-    if first != "v=0":
-        raise SDPError("this is no SDP, which begins with v=0", number)
-    return lines
-
-
-def _sections(lines: Iterator[tuple[int, str]]) -> list[_Section]:
-    found = [_Section(0, "")]
-    for number, line in lines:
+    found: list[_Section] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        line = line.strip(" \t\r")
         kind, value = line[:2], line[2:]
-        if kind == "a=":
+        if not found and line:
+            if line != "v=0":
+                raise SDPError(NO_SDP, number)
+            found.append(_Section(0, ""))
+        elif kind == "a=":
             _read_attribute(found[-1], number, value)
         elif kind == "m=":
             found.append(_Section(number, value))
+            if len(found) > 1 + MAX_SECTIONS:
+                raise SDPError(f"the offer has more than {MAX_SECTIONS} m-lines", number)
         elif kind == "o=" and len(found) == 1:
             found[0].text = value
-        if len(found) > 1 + MAX_SECTIONS:
-            raise SDPError(f"the offer has more than {MAX_SECTIONS} m-lines", number)
+    if not found:
+        raise SDPError(NO_SDP, 1)
     if len(found) == 1:
         raise SDPError("the offer has no m-line")
     return found
@@ -196,10 +191,10 @@ def _sections(lines: Iterator[tuple[int, str]]) -> list[_Section]:
 def _read_attribute(section: _Section, number: int, text: str) -> None:
     name, _, value = text.partition(":")
     if name in _READ:
-        section.attributes[name].append(_Attribute(number, value.strip()))
+        section.attributes[name].append((number, value.strip()))
     elif name in DIRECTIONS:
         # The last one counts, so it alone is kept.
-        section.attributes["direction"] = [_Attribute(number, name)]
+        section.attributes["direction"] = [(number, name)]
 
 
 def _media(section: _Section, transport: Transport, direction: str) -> Media:
@@ -238,12 +233,12 @@ def _media_line(section: _Section) -> tuple[str, int, str, tuple[str, ...]]:
 
 def _checked(section: _Section, name: str, pattern: re.Pattern[str]) -> str:
     """The value of an attribute without which nothing works, "" if it is missing."""
-    attribute = next(iter(section.attributes.get(name, ())), None)
-    if attribute is None:
+    if name not in section.attributes:
         return ""
-    if not pattern.fullmatch(attribute.value):
-        raise SDPError(f"a={name} has characters, or a length, that it must not have", attribute.line)
-    return attribute.value
+    line, value = section.attributes[name][0]
+    if not pattern.fullmatch(value):
+        raise SDPError(f"a={name} has characters, or a length, that it must not have", line)
+    return value
 
 
 def _transport(section: _Section) -> Transport:

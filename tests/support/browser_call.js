@@ -147,6 +147,7 @@
         local_ufrag: transport.iceLocalUsernameFragment, remote_ufrag: remote.usernameFragment,
         remote: `${remote.address}:${remote.port}`, local: `${local.address}:${local.port}`, pair_rtt: pair.currentRoundTripTime,
         reported_rtt: reports.roundTripTime, reported_lost: reports.packetsLost, requests: pair.requestsSent, responses: pair.responsesReceived,
+        pair_ufrag: local.usernameFragment, pair_bytes: pair.bytesReceived ?? 0,
       };
     }
   };

@@ -101,7 +101,7 @@ def test_a_restart_on_another_address() -> None:
 
 
 def test_a_copy_of_an_old_check_does_not_end_a_restarted_call() -> None:
-    """The client has forgotten its old credentials; we must not ask under them because a sniffer used them."""
+    """The client has forgotten its old credentials. As a sniffer uses them we ask under them too, but not only."""
     world, peer, session = talking()
     old = next(each.datagram for each in world.seen if each.up and each.datagram[:2] == b"\0\1")
     world.run(2)
@@ -113,8 +113,8 @@ def test_a_copy_of_an_old_check_does_not_end_a_restarted_call() -> None:
         assert verdict_of(world, old) == "check"
         world.run(0.5)
     assert session.state == "live"
-    assert peer.wrong == []
-    assert peer.routes[0].requests > 6
+    assert set(peer.wrong) == {"a request that is not for us"}
+    assert peer.routes[0].requests > 4
 
 
 def test_the_old_credentials_count_until_the_new_ones_do_and_after() -> None:

@@ -12,6 +12,7 @@ Compressed bodies are refused, as a small one could become a large one.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import re
 from dataclasses import dataclass
@@ -90,6 +91,7 @@ def parse_offer(content_type: str, body: bytes) -> Offer:
     raise Refused(415, "unsupported_content_type", message)
 
 
+@functools.lru_cache(maxsize=64)  # clients say the same again and again
 def parse_media(content_type: str) -> Media:
     header = Message()
     header["Content-Type"] = content_type
