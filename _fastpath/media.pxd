@@ -14,6 +14,8 @@ cdef class MediaEngine:
     cdef Engine engine
     cdef Hot hot
     cdef MediaSlot slot
+    cdef public object defer          # has the loop call something when it is through with what it does at the moment
+    cdef bint deferred                # it will call `wake`
     cdef int make_rings(self) except -1
     cdef int set_relays(self, relays) except -1
     cdef void aim_batch(self)

@@ -139,11 +139,20 @@ cdef class MediaEngine:
         return <unsigned char*>head + sizeof(Head)
 
     cdef int commit(self) except -1:
-        cdef uint64_t one = 1
+        """One call for all commands of the loop's present round: each one is a switch of threads where they share a CPU."""
         ring_commit(self.engine.commands)
-        if self.hot.wake >= 0 and write(self.hot.wake, &one, sizeof(one)) < 0:
-            return 0                  # the counter is full: the hot thread has been rung often enough
+        if self.defer is None:
+            self.wake()
+        elif not self.deferred:
+            self.deferred = True
+            self.defer(self.wake)
         return 0
+
+    def wake(self) -> None:
+        cdef uint64_t one = 1
+        self.deferred = False
+        if self.hot.wake >= 0 and write(self.hot.wake, &one, sizeof(one)) < 0:
+            return                    # the counter is full: the hot thread has been rung often enough
 
     def open(self, index: int, serial: int, *, ssrc: int, sequence: int, timestamp_offset: int, payload_type: int = 0xff,
              clock_rate: int = 48000, echo: bool = False) -> None:

@@ -156,6 +156,7 @@ class Media:
         loop = asyncio.get_running_loop()
         loop.add_reader(alive_fd, self._end, alive_fd)
         loop.add_reader(self._own.ring, self._rung)
+        self._engine.defer = loop.call_soon
         self._hot.start()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FIRST_RESOLVE_S):

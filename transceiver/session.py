@@ -87,17 +87,9 @@ class Session:
 
     def handle(self, name: str, path: int, value: int, datagram: bytes, now: float) -> None:
         """An event of this call's."""
-        handlers: dict[str, Callable[[int, int, bytes, float], None]] = {
-            "check": self._check,
-            "proven": self._proven,
-            "datagram": self._datagram,
-            "media": self._media,
-            "bye": self._bye,
-            "expired": self._expired,
-        }
-        handler = handlers.get(name)
+        handler = HANDLERS.get(name)
         if handler is not None and self.state not in ("closing", "gone"):
-            handler(path, value, datagram, now)
+            handler(self, path, value, datagram, now)
 
     def _check(self, path: int, starved: int, _datagram: bytes, now: float) -> None:
         """The path's check pays for what could not be afforded there before."""
@@ -301,3 +293,13 @@ class Session:
 
     def _observe(self, histogram: str, seconds: float) -> None:
         self.place.slot.observe(histogram, max(0.0, seconds))
+
+
+HANDLERS: dict[str, Callable[[Session, int, int, bytes, float], None]] = {
+    "check": Session._check,
+    "proven": Session._proven,
+    "datagram": Session._datagram,
+    "media": Session._media,
+    "bye": Session._bye,
+    "expired": Session._expired,
+}

@@ -10,6 +10,7 @@ origin    CORS. No cookie or other ambient credential exists here, so an allowed
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import ipaddress
@@ -26,6 +27,7 @@ PREFLIGHT_AGE_S = 600
 _HOPS_MOST = 32
 
 
+@functools.lru_cache(maxsize=1024)  # each request asks several times, and clients send many
 def parse_ip(text: str) -> str | None:
     """An address as proxies write it: bare, with a port, in brackets; IPv4-mapped ones are IPv4."""
     text = text.strip()
