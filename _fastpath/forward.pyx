@@ -165,7 +165,7 @@ cdef void sweep(Loop* loop, uint32_t budget) noexcept nogil:
             peers_collect(&loop.router.peers)
         loop.sweep_due = min(<uint64_t>high_water, loop.sweep_due + <uint64_t>passed * (high_water // TICKS_PER_SECOND + 1))
     if loop.sweep_due:
-        if load32(&loop.slot.draining):
+        if load32(&loop.slot.steering.draining):
             flow_ticks = min(flow_ticks, <uint32_t>(DRAIN_SECONDS * TICKS_PER_SECOND))
         portion = min(loop.sweep_due, budget)
         loop.sweep_due -= portion
@@ -175,8 +175,8 @@ cdef void sweep(Loop* loop, uint32_t budget) noexcept nogil:
 
 cdef void beat(Loop* loop) noexcept nogil:
     loop.router.tick = read_tick()
-    if loop.slot.heart != loop.router.tick:
-        store32(&loop.slot.heart, loop.router.tick)
+    if loop.slot.steering.heart != loop.router.tick:
+        store32(&loop.slot.steering.heart, loop.router.tick)
 
 
 cdef int failed(Loop* loop) noexcept nogil:
@@ -200,7 +200,7 @@ cdef int run_loop(Loop* loop) noexcept nogil:
                 return failed(loop)
         if load64(&loop.slot.epoch) != loop.epoch:
             return SUPERSEDED
-        if load32(&loop.slot.stopping):
+        if load32(&loop.slot.steering.stopping):
             return STOPPED
         beat(loop)
         for socket in range(loop.router.public_count):
@@ -244,7 +244,7 @@ cdef class Forwarder:
         router.flow_ticks = <uint32_t>(flow_timeout_s * TICKS_PER_SECOND)
         router.half_open_ticks = <uint32_t>(half_open_timeout_s * TICKS_PER_SECOND)
         router.owner_hold_ticks = <uint32_t>(owner_hold_s * TICKS_PER_SECOND)
-        router.draining = &slot.header.draining
+        router.draining = &slot.header.steering.draining
         router.events = slot.header.events
         router.tokens = slot.header.tokens
         peers_attach(&router.peers, slot.memory + slot.header.peers_at, &router.secret, internal[1])

@@ -12,6 +12,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from _fastpath.batch cimport BatchState
 from _fastpath.outcomes cimport OUT_OUTCOMES
 from _fastpath.rings cimport Ring
+from _fastpath.steering cimport Steered, Steering
 
 cdef enum:
     MEDIA_HEADER_ROOM = 16384
@@ -36,20 +37,13 @@ cdef struct MediaHeader:
     uint64_t rings_at
     uint64_t total_bytes
     uint8_t spare[16]                 # to 64: what launcher and tools write stands on lines of its own
-    uint32_t draining                 # no new sessions
-    uint32_t stopping                 # the process is to end
+    Steering steering
     uint32_t generation               # of the tokens this process mints
-    uint32_t restarts
-    uint32_t pid
     uint32_t halted                   # the loop has said goodbye for all calls: the hot thread ends
-    uint8_t spare_control[40]
-    uint32_t heart                    # tick of the hot thread's last round
-    uint8_t spare_heart[60]
-    uint32_t loop_heart               # and of the loop's
+    uint32_t loop_heart               # as the hot thread's `heart`
     uint64_t sent[OUT_OUTCOMES]       # by the hot thread
     uint64_t sent_bytes
     uint64_t batches
-    uint64_t busy_ppm
     uint64_t loop_busy_ppm
     uint64_t socket_drops
     uint64_t tallies[TALLIES_ROOM]
@@ -80,7 +74,7 @@ cdef struct SessionRow:
     char profile[WORD_ROOM]
     char codec[WORD_ROOM]
 
-cdef class MediaSlot:
+cdef class MediaSlot(Steered):
     cdef uint8_t* memory
     cdef MediaHeader* header
     cdef BatchState* state

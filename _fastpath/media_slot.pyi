@@ -4,6 +4,8 @@ from typing import Self
 
 from typing_extensions import Buffer
 
+from _fastpath.steering import Steered
+
 TICKS_PER_SECOND: int
 MOST_SESSIONS: int
 STATES: tuple[str, ...]
@@ -39,16 +41,10 @@ class SessionView:
     paths: int
     ring_drops: int
 
-class MediaSlot:
-    draining: bool
-    stopping: bool
+class MediaSlot(Steered):
     halted: bool
     generation: int
-    restarts: int
-    pid: int
-    heart: int
     loop_heart: int
-    busy_ratio: float
     loop_busy_ratio: float
     socket_drops: int
     @property

@@ -108,6 +108,7 @@ cdef class MediaSlot:
         self.view = view
         self.memory = &view[0]
         self.header = <MediaHeader*>self.memory
+        self.steering = &self.header.steering
 
     @classmethod
     def create(cls, buffer, max_sessions: int) -> MediaSlot:
@@ -146,22 +147,6 @@ cdef class MediaSlot:
         return self.header.max_sessions
 
     @property
-    def draining(self) -> bool:
-        return load32(&self.header.draining) != 0
-
-    @draining.setter
-    def draining(self, value: bool) -> None:
-        store32(&self.header.draining, value)
-
-    @property
-    def stopping(self) -> bool:
-        return load32(&self.header.stopping) != 0
-
-    @stopping.setter
-    def stopping(self, value: bool) -> None:
-        store32(&self.header.stopping, value)
-
-    @property
     def halted(self) -> bool:
         return load32(&self.header.halted) != 0
 
@@ -178,31 +163,6 @@ cdef class MediaSlot:
         store32(&self.header.generation, value)
 
     @property
-    def restarts(self) -> int:
-        return load32(&self.header.restarts)
-
-    @restarts.setter
-    def restarts(self, value: int) -> None:
-        store32(&self.header.restarts, value)
-
-    @property
-    def pid(self) -> int:
-        return load32(&self.header.pid)
-
-    @pid.setter
-    def pid(self, value: int) -> None:
-        store32(&self.header.pid, value)
-
-    @property
-    def heart(self) -> int:
-        """Tick of the last round of the hot thread."""
-        return load32(&self.header.heart)
-
-    @heart.setter
-    def heart(self, tick: int) -> None:
-        store32(&self.header.heart, tick & 0xffffffff)
-
-    @property
     def loop_heart(self) -> int:
         """The same of the event loop, once a second."""
         return load32(&self.header.loop_heart)
@@ -210,14 +170,6 @@ cdef class MediaSlot:
     @loop_heart.setter
     def loop_heart(self, tick: int) -> None:
         store32(&self.header.loop_heart, tick & 0xffffffff)
-
-    @property
-    def busy_ratio(self) -> float:
-        return load64(&self.header.busy_ppm) / 1e6
-
-    @busy_ratio.setter
-    def busy_ratio(self, value: float) -> None:
-        store64(&self.header.busy_ppm, <uint64_t>(value * 1e6))
 
     @property
     def loop_busy_ratio(self) -> float:

@@ -192,8 +192,8 @@ cdef void beat(Engine* engine) noexcept nogil:
     cdef uint32_t tick
     engine.now_us = clock_us()
     tick = <uint32_t>(engine.now_us * TICKS // 1_000_000)
-    if engine.header.heart != tick:
-        store32(&engine.header.heart, tick)
+    if engine.header.steering.heart != tick:
+        store32(&engine.header.steering.heart, tick)
 
 
 cdef int failed(Hot* hot) noexcept nogil:

@@ -13,6 +13,7 @@ from _fastpath.batch cimport Batch, BatchState
 from _fastpath.flows cimport FlowTable
 from _fastpath.peers cimport PeerTable
 from _fastpath.siphash cimport SipKey
+from _fastpath.steering cimport Steered, Steering
 from _fastpath.verdicts cimport EVENTS, TOKEN_OUTCOMES
 
 cdef enum:
@@ -33,19 +34,13 @@ cdef struct SlotHeader:
     SipKey secret                     # places flows and names tokens; one for all slots of a relay
     uint8_t spare[56]                 # to 128: what launcher and tools write stands on lines of its own
     uint64_t epoch                    # who may read the sockets and write here: a worker whose own is another one stops
-    uint32_t draining                 # no new flows
-    uint32_t stopping                 # the worker is to end
-    uint8_t spare_control[48]
-    uint32_t heart                    # tick of the hot thread's last round
-    uint32_t pid                      # of the worker
-    uint32_t restarts                 # how often the launcher had to start it again
-    uint8_t spare_heart[52]
-    uint64_t busy_ppm                 # of the hot thread, in millionths, written by the cold one
+    uint8_t spare_epoch[56]
+    Steering steering
     uint64_t socket_drops[SOCKETS_MAX]
     uint64_t events[EVENTS]
     uint64_t tokens[8 * TOKEN_OUTCOMES]
 
-cdef class Slot:
+cdef class Slot(Steered):
     cdef uint8_t* memory
     cdef SlotHeader* header
     cdef BatchState* state

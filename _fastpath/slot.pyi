@@ -2,6 +2,8 @@ from typing import Self
 
 from typing_extensions import Buffer
 
+from _fastpath.steering import Steered
+
 TICKS_PER_SECOND: int
 LAYOUT: int
 SECRET_BYTES: int
@@ -12,14 +14,8 @@ class SlotError(ValueError): ...
 def slot_bytes(max_flows: int) -> int: ...
 def flow_bytes(max_flows: int) -> float: ...
 
-class Slot:
+class Slot(Steered):
     epoch: int
-    draining: bool
-    stopping: bool
-    heart: int
-    pid: int
-    restarts: int
-    busy_ratio: float
     @property
     def max_flows(self) -> int: ...
     @classmethod

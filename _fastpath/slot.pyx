@@ -83,6 +83,7 @@ cdef class Slot:
         self.view = view
         self.memory = &view[0]
         self.header = <SlotHeader*>self.memory
+        self.steering = &self.header.steering
 
     @classmethod
     def create(cls, buffer, max_flows: int, secret: bytes) -> Slot:
@@ -144,47 +145,6 @@ cdef class Slot:
         store64(&self.header.epoch, self.header.epoch + 1)
         return self.header.epoch
 
-    @property
-    def draining(self) -> bool:
-        return load32(&self.header.draining) != 0
-
-    @draining.setter
-    def draining(self, value: bool) -> None:
-        store32(&self.header.draining, value)
-
-    @property
-    def stopping(self) -> bool:
-        return load32(&self.header.stopping) != 0
-
-    @stopping.setter
-    def stopping(self, value: bool) -> None:
-        store32(&self.header.stopping, value)
-
-    @property
-    def heart(self) -> int:
-        """Tick of the last round of the hot thread."""
-        return load32(&self.header.heart)
-
-    @heart.setter
-    def heart(self, tick: int) -> None:
-        store32(&self.header.heart, tick & 0xffffffff)
-
-    @property
-    def pid(self) -> int:
-        return load32(&self.header.pid)
-
-    @pid.setter
-    def pid(self, value: int) -> None:
-        store32(&self.header.pid, value)
-
-    @property
-    def restarts(self) -> int:
-        return load32(&self.header.restarts)
-
-    @restarts.setter
-    def restarts(self, value: int) -> None:
-        store32(&self.header.restarts, value)
-
     # -------------------------------------------------------------------------------------------------------------- reading
 
     @property
@@ -217,14 +177,6 @@ cdef class Slot:
         """(key id, outcome) -> how many; key id 7: none could be told."""
         return {(key_id, name): load64(&self.header.tokens[key_id * TOKEN_OUTCOMES + i])
                 for key_id in range(8) for i, name in enumerate(TOKEN_OUTCOME_NAMES)}
-
-    @property
-    def busy_ratio(self) -> float:
-        return load64(&self.header.busy_ppm) / 1e6
-
-    @busy_ratio.setter
-    def busy_ratio(self, value: float) -> None:
-        store64(&self.header.busy_ppm, <uint64_t>(value * 1e6))
 
     def socket_drops(self, index: int) -> int:
         if not 0 <= index < SOCKETS_MAX:

@@ -56,14 +56,14 @@ def test_sizes_of_the_structures() -> None:
         "Peer": 64,
         "PeersHeader": 64,
         "BatchState": 64 + 512 + 2 * 8 * (1 + COUNTERS),
-        "SlotHeader": 904,
+        "SlotHeader": 1024,
         "mmsghdr": 64,
     }
 
 
 def test_offsets_of_fields() -> None:
     flow = {"state": 36, "route": 40, "generation": 46, "token": 48, "seen": 64, "nonce": 80}
-    expected = {"epoch": 128, "heart": 192} | flow
+    expected = {"epoch": 128, "heart": 256} | flow
     assert expected == OFFSETS
 
 

@@ -1,0 +1,20 @@
+"""What a launcher tells a process of its own in shared memory, and what it hears from it: part of every slot's header.
+
+Each line of 64 bytes has one writer that matters: the launcher, the hot thread, whoever measures once a second.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+cdef struct Steering:
+    uint32_t draining                 # nothing new is taken
+    uint32_t stopping                 # the process is to end
+    uint32_t pid
+    uint32_t restarts                 # how often the launcher had to start it again
+    uint8_t spare_control[48]
+    uint32_t heart                    # tick of the hot thread's last round
+    uint8_t spare_heart[60]
+    uint64_t busy_ppm                 # of the hot thread, in millionths
+    uint8_t spare_busy[56]
+
+cdef class Steered:
+    cdef Steering* steering

@@ -1,0 +1,7 @@
+class Steered:
+    draining: bool
+    stopping: bool
+    pid: int
+    restarts: int
+    heart: int
+    busy_ratio: float
