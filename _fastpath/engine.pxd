@@ -20,6 +20,7 @@ from _fastpath.wire.address cimport Endpoint, Network
 from _fastpath.wire.token cimport TokenKeys
 
 cdef enum:
+    ALIGN_SHIFT = 2                   # datagrams are received so that RTP, behind the envelope, is 32-bit aligned
     RELAYS_MAX = 64
     FLOOD_MOST = 64                   # datagrams of one session that wait for the loop
     CNAME_ROOM = 32

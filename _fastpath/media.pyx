@@ -11,7 +11,7 @@ from _fastpath.batch cimport BATCH_MAX, Batch, batch_attach, batch_detach, batch
 from _fastpath.engine cimport *
 from _fastpath.outbox cimport OUTBOX_MOST, Outbox, outbox_free, outbox_make
 from _fastpath.rings cimport Ring, ring_commit, ring_format, ring_peek, ring_pop, ring_reserve, ring_room
-from _fastpath.rounds cimport ALIGN_SHIFT, HOT_FAILED, clock_us, finish, run_rounds, work
+from _fastpath.rounds cimport HOT_FAILED, clock_us, finish, run_rounds, work
 from _fastpath.sessions cimport (
     NO_PATH, PATH_FREE, PATHS_MOST, TOKEN_ROOM, UFRAG_ROOM, Credential, Path, Session, sessions_free, sessions_make,
 )

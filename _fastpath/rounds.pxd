@@ -13,7 +13,6 @@ from libc.stdint cimport uint64_t
 from _fastpath.engine cimport Engine
 
 cdef enum:
-    ALIGN_SHIFT = 2                   # datagrams are received so that RTP, behind the envelope, is 32-bit aligned
     HOT_STOPPED = 0
     HOT_FAILED = 2
 

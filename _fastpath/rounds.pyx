@@ -7,6 +7,7 @@ from _fastpath.batch cimport (
     BATCH_MAX, BATCH_MIN, SOCKET_DEAD, Batch, batch_commit, batch_receive, name_of, payload_of,
 )
 from _fastpath.engine cimport *
+from _fastpath.foresight cimport foresee
 from _fastpath.inbound cimport take, take_held
 from _fastpath.media_slot cimport AUDIO_RING_BYTES, ring_down, ring_up
 from _fastpath.outbound cimport choose_path, pump, schedule, send_datagram, send_report, serve_timer
@@ -153,6 +154,7 @@ cdef void decide(Engine* engine) noexcept nogil:
 cdef void work(Engine* engine) noexcept nogil:
     """One round over what is in the batch."""
     obey_all(engine)
+    foresee(engine)
     decide(engine)
     pump_touched(engine)
     serve_timers(engine)

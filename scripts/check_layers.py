@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[int, str], ...] = (
     (0, "_fastpath.sha1 _fastpath.reception _fastpath.index _fastpath.wheel _fastpath.rings _fastpath.steering"),
     (1, "_fastpath.batch _fastpath.slot _fastpath.router _fastpath.up _fastpath.down _fastpath.forward"),
     (1, "_fastpath.outcomes _fastpath.media_slot _fastpath.sessions _fastpath.srtp _fastpath.engine"),
-    (1, "_fastpath.checks _fastpath.inbound _fastpath.outbound _fastpath.outbox _fastpath.rounds"),
+    (1, "_fastpath.checks _fastpath.foresight _fastpath.inbound _fastpath.outbound _fastpath.outbox _fastpath.rounds"),
     (1, "_fastpath.media _fastpath.opus _fastpath._testing _fastpath._testing_media"),
     (2, "relay.runtime relay.runtime.*"),
     (3, "transceiver.ice transceiver.sdp transceiver.answer transceiver.srtp transceiver.audio transceiver.events"),

@@ -114,15 +114,15 @@ def test_the_steering_words_in_memory() -> None:
     assert slot.next_epoch() == slot.epoch == 2
     slot.draining, slot.heart, slot.pid, slot.restarts = True, 0x1_0000_0007, 4711, 3
     assert word(memory, 128) == 2
-    assert struct.unpack_from("<II", memory, 136) == (1, 0)
+    assert struct.unpack_from("<IIII", memory, 192) == (1, 0, 4711, 3)
     slot.draining, slot.stopping = False, True
-    assert struct.unpack_from("<II", memory, 136) == (0, 1)
-    assert struct.unpack_from("<III", memory, 192) == (7, 4711, 3)
+    assert struct.unpack_from("<II", memory, 192) == (0, 1)
+    assert word(memory, 256, 4) == 7
     slot.busy_ratio = 0.25
     slot.set_socket_drops(0, 5)
     slot.set_socket_drops(16, 6)
-    assert word(memory, 256) == 250_000
-    assert (word(memory, 264), word(memory, 264 + 8 * 16)) == (5, 6)
+    assert word(memory, 320) == 250_000
+    assert (word(memory, 384), word(memory, 384 + 8 * 16)) == (5, 6)
 
 
 def test_what_is_set_is_read() -> None:
