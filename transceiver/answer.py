@@ -5,10 +5,11 @@ a session is one transport. Any other section is rejected in its place, for an a
 (RFC 3264, 6); the exception is `_carrier`. `negotiate` and `write_answer` come to the same choice from the same
 offer, so nothing is kept between them; an ICE restart is the same two calls and a higher `session_version`.
 
-Written for ICE-lite: all candidates at once, in the section that gives the bundle its transport and nowhere else
-(RFC 8843, 10). ufrag, password, fingerprint and setup stand in each accepted section though: RFC 8843, 7.1.3 wants
-them once, but browsers repeat them too and aiortc refuses an answer without. Of the offer nothing is repeated but
-token characters that `transceiver.sdp` let pass. Called by the session; of ICE and DTLS it knows their SDP lines only.
+Written for ICE-lite: all candidates at once. They stand in each accepted section, as do ufrag, password, fingerprint
+and setup: RFC 8843, 7.1.3 wants them once, in the section that gives the bundle its transport; but under the policy
+max-bundle aiortc reads those of the last one, and refuses an answer without the others. Of the offer nothing is
+repeated but token characters that `transceiver.sdp` let pass. Called by the session; of ICE and DTLS it knows their
+SDP lines only.
 """
 
 from __future__ import annotations
@@ -260,10 +261,9 @@ def _accepted_lines(media: Media, choice: _Choice, local: LocalDescription) -> I
     yield from (f"a=ice-ufrag:{local.ufrag}", f"a=ice-pwd:{local.pwd}")
     yield from (f"a=fingerprint:sha-256 {local.fingerprint}", f"a=setup:{local.setup}")
     yield from body
-    if media is choice.tagged:
-        for host, port, priority, foundation in local.candidates:
-            yield f"a=candidate:{foundation} 1 udp {priority} {host} {port} typ host"
-        yield "a=end-of-candidates"
+    for host, port, priority, foundation in local.candidates:
+        yield f"a=candidate:{foundation} 1 udp {priority} {host} {port} typ host"
+    yield "a=end-of-candidates"
 
 
 def _audio_lines(media: Media, local: LocalDescription) -> Iterator[str]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from aiortc import RTCBundlePolicy
 
 from tests.support.aiortc_calls import make_calls, rsa_certificates
 from tests.support.relays import Relay, until
@@ -64,3 +65,9 @@ def test_an_rsa_certificate_of_the_client(role: str, key_file: Path) -> None:
         )
     signature = {"active": "RSA", "passive": "ECDSA"}[role]
     assert seen == {f"ECDHE-{signature}-AES128-GCM-SHA256"}
+
+
+def test_the_policy_max_bundle(key_file: Path) -> None:
+    """With it aiortc takes the candidates of the last section."""
+    with edge(key_file, 3) as transceiver:
+        make_calls(transceiver.url, 3, bundle=RTCBundlePolicy.MAX_BUNDLE)

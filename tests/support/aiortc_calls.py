@@ -11,10 +11,18 @@ import datetime
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 from unittest.mock import patch
 
 import aioice.ice
-from aiortc import MediaStreamTrack, RTCCertificate, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from aiortc import (
+    MediaStreamTrack,
+    RTCBundlePolicy,
+    RTCCertificate,
+    RTCConfiguration,
+    RTCPeerConnection,
+    RTCSessionDescription,
+)
 from aiortc import rtcpeerconnection as peer_module
 from aiortc.rtcdtlstransport import SRTPProtectionProfile
 from av import AudioFrame
@@ -37,9 +45,9 @@ LISTEN = sound.RATE // 2  # samples in which the tone must be
 Check = Callable[[], None]
 
 
-async def whole_call(url: str, hertz: int, while_live: Check | None = None) -> None:
+async def whole_call(url: str, hertz: int, while_live: Check | None, bundle: RTCBundlePolicy) -> None:
     """Raises when the call does not come about, or is not whole. `while_live` is run before it is hung up."""
-    peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    peer = RTCPeerConnection(RTCConfiguration(iceServers=[], bundlePolicy=bundle))
     signaling = Signaling(url + CALLS, key=None, timeout_s=WHOLE_S, insecure=False)
     answer = None
     try:
@@ -91,16 +99,19 @@ async def _listen(track: MediaStreamTrack) -> array[int]:
     return heard
 
 
-async def _batches(url: str, calls: int, at_once: int, while_live: Check | None) -> None:
+async def _batches(url: str, calls: int, at_once: int, *more: Any) -> None:
     for first in range(0, calls, at_once):
-        batch = [whole_call(url, TONES[index], while_live) for index in range(first, min(calls, first + at_once))]
+        batch = [whole_call(url, TONES[index], *more) for index in range(first, min(calls, first + at_once))]
         await asyncio.gather(*batch)
 
 
-def make_calls(url: str, calls: int, *, at_once: int = 5, while_live: Check | None = None) -> None:
+def make_calls(
+    url: str, calls: int, *, at_once: int = 5, while_live: Check | None = None,
+    bundle: RTCBundlePolicy = RTCBundlePolicy.BALANCED,
+) -> None:  # fmt: skip
     """All of them must be whole."""
     with patch.object(aioice.ice, "get_host_addresses", lambda use_ipv4, use_ipv6: ["127.0.0.1"]):
-        asyncio.run(_batches(url, calls, at_once, while_live))
+        asyncio.run(_batches(url, calls, at_once, while_live, bundle))
 
 
 class RSACertificate(RTCCertificate):

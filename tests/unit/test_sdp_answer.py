@@ -78,6 +78,12 @@ def test_the_whole_answer_to_chromium() -> None:
         "a=fingerprint:sha-256 " + ":".join(["5A"] * 32),
         "a=setup:active",
     ]
+    candidates = [
+        "a=candidate:1 1 udp 2130706431 127.0.0.1 3478 typ host",
+        "a=candidate:2 1 udp 2130706175 ::1 3479 typ host",
+        "a=candidate:3 1 udp 2130705919 127.0.0.2 3478 typ host",
+        "a=end-of-candidates",
+    ]
     assert answer.split("\r\n") == [
         "v=0",
         "o=- 4611686018427387904 1 IN IP4 127.0.0.1",
@@ -99,16 +105,14 @@ def test_the_whole_answer_to_chromium() -> None:
         "a=msid:q3Jd81 audio",
         "a=ssrc:3735928559 cname:q3Jd81",
         "a=ssrc:3735928559 msid:q3Jd81 audio",
-        "a=candidate:1 1 udp 2130706431 127.0.0.1 3478 typ host",
-        "a=candidate:2 1 udp 2130706175 ::1 3479 typ host",
-        "a=candidate:3 1 udp 2130705919 127.0.0.2 3478 typ host",
-        "a=end-of-candidates",
+        *candidates,
         "m=application 3478 UDP/DTLS/SCTP webrtc-datachannel",
         "c=IN IP4 127.0.0.1",
         "a=mid:1",
         *transport,
         "a=sctp-port:5000",
         "a=max-message-size:262144",
+        *candidates,
         "",
     ]
 
@@ -306,7 +310,6 @@ def test_the_section_that_gives_the_bundle_its_transport_goes_before_others() ->
     lines = ["a=group:BUNDLE b a", *OPUS, *other, "a=setup:passive", "a=mid:a", *DATA, *TRANSPORT, "a=mid:b"]
     negotiated, answer = write(text(*lines))
     assert (negotiated.remote_ufrag, negotiated.fingerprints[0].hash) == ("Cd2/", "sha-256")
-    assert answer.index("a=candidate") > answer.index("m=application")
 
 
 def test_rtcp_mux_may_be_said_once_for_the_group() -> None:
