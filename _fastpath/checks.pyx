@@ -14,7 +14,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
 from _fastpath.engine cimport EVENT_CHECK, EVENT_PROVEN
-from _fastpath.outbound cimport PROBE_US, choose_path, draw, publish, schedule, send_probe
+from _fastpath.outbound cimport PROBE_US, choose_path, court, draw, publish, schedule, send_probe
 from _fastpath.outbox cimport outbox_open, outbox_push
 from _fastpath.outcomes cimport (
     IN_CHECK, IN_CONFLICT, IN_GONE, IN_PATHS_FULL, IN_PROBE_ANSWER, IN_STUN_FORGED, IN_STUN_MALFORMED, IN_STUN_UNEXPECTED,
@@ -141,6 +141,7 @@ cdef uint8_t take_check(Engine* engine, const Arrival* arrival, const Binding* b
     mirror(session, path, binding, place)
     if path.state == PATH_CHECKED:
         prove(engine, session, path)
+        court(engine, session, path)
     else:
         choose_path(engine, session)
     return IN_CHECK

@@ -18,6 +18,7 @@ cdef void send_probe(Engine* engine, Session* session, uint8_t number) noexcept 
 cdef void send_datagram(Engine* engine, Session* session, uint8_t number, const uint8_t* datagram, uint32_t length) noexcept nogil
 cdef void send_report(Engine* engine, Session* session, bint bye) noexcept nogil
 cdef void choose_path(Engine* engine, Session* session) noexcept nogil
+cdef void court(Engine* engine, Session* session, const Path* path) noexcept nogil
 cdef void use_path(Engine* engine, Session* session, uint8_t number) noexcept nogil
 cdef void pump(Engine* engine, Session* session) noexcept nogil
 cdef void schedule(Engine* engine, Session* session) noexcept nogil

@@ -1,7 +1,7 @@
 """Sending, and the choice of the path; see outbound.pxd.
 
 Where down packets go (`choose_path`):
-  1. Only to a path that is proven: its sender has answered a request of ours with a random transaction id.
+  1. To a path that is proven: its sender has answered a request of ours with a random transaction id. (Copies: `court`.)
   2. `inbound` moves them to whichever proven path brings the newest authenticated media.
   3. While there is no media: to the nominated path of the highest priority among those checked lately; with media that has fallen
      silent, to the path checked last, once the present one is not checked any more.
@@ -37,6 +37,7 @@ cdef enum:
     FRESH_US = 6_000_000              # the slowest client checks every 5 s
     SPEAKING_US = 1_000_000           # Opus in DTX sends every 400 ms
     UNCHECKED_US = 3_000_000          # Chromium checks every 2.5 s
+    REQUEST_ROOM = 160                # bytes, about
     REQUEST_PRIORITY = 1862270975     # type preference 110 (peer-reflexive), local preference 65535, component 1
 
 
@@ -164,6 +165,23 @@ cdef void choose_path(Engine* engine, Session* session) noexcept nogil:
         use_path(engine, session, best)
 
 
+cdef void court(Engine* engine, Session* session, const Path* path) noexcept nogil:
+    """A check from elsewhere, and the path in use has fallen silent: the client may have moved, perhaps without knowing. Until the new
+    path is proven what is sent goes there too, as far as three for one allow: a client that moved hears again a round trip sooner,
+    and who sent a copy of a check gets copies of what he could read already."""
+    if session.active != NO_PATH and session.paths[session.active].media_us + SPEAKING_US <= engine.now_us:
+        session.courted = <uint8_t>(path - session.paths)
+
+
+cdef void send_copy(Engine* engine, Session* session, const uint8_t* packet, uint32_t length) noexcept nogil:
+    cdef Path* path = &session.paths[session.courted]
+    if path.state != PATH_CHECKED:
+        session.courted = NO_PATH
+    elif path_affords(path, length + REQUEST_ROOM):   # our next request goes before
+        memcpy(outbox_open(&engine.outbox, path.key, path.name, path.name_bytes), packet, length)
+        push(engine, path, length, OUT_RTP)
+
+
 # ----------------------------------------------------------------------------------------------------------------------- DTLS
 
 cdef void send_datagram(Engine* engine, Session* session, uint8_t number, const uint8_t* datagram, uint32_t length) noexcept nogil:
@@ -203,6 +221,8 @@ cdef inline void send_frame(Engine* engine, Session* session, const Frame* frame
         engine.outbox.sent[OUT_PROTECT] += 1
         return
     push(engine, path, <size_t>total, OUT_RTP)
+    if session.courted != NO_PATH:
+        send_copy(engine, session, out, <uint32_t>total)
     session.last_timestamp = frame.timestamp + session.timestamp_offset
     session.last_sent_us = engine.now_us
     session.sent_packets += 1

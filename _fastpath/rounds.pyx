@@ -45,7 +45,7 @@ cdef void open_session(Engine* engine, const Head* head, const OpenBody* body) n
     cdef Session* session = &engine.sessions.all[head.session]
     session_clear(&engine.sessions, head.session)
     session.serial = head.serial
-    session.active = NO_PATH
+    session.active = session.courted = NO_PATH
     session.opened_us = engine.now_us
     session.view = &engine.views[head.session]
     session.up = ring_up(engine.rings, head.session)

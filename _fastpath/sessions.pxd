@@ -72,6 +72,7 @@ cdef struct Session:
     uint32_t given                    # credentials so far
     uint8_t current                   # the newest of those that the client has used
     uint8_t active                    # the path that packets are sent on
+    uint8_t courted                   # one not proven yet that gets copies, because the active one is silent
     uint8_t reporting                 # the loop wants to hear of every check (a handshake is under way)
     uint8_t echo
     uint8_t touched

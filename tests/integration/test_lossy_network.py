@@ -120,7 +120,7 @@ def seconds_to_connect(caller: Caller) -> float:
     [
         # Its check, our request and its answer, our audio: two round trips.
         pytest.param(True, 2 * RTT_S, id="known"),
-        pytest.param(False, SLOW_S + 2 * RTT_S, id="unknown"),
+        pytest.param(False, SLOW_S + RTT_S, id="unknown"),
     ],
 )
 def test_a_client_that_moves_hears_again(far: Far, knows: bool, bound_s: float) -> None:
