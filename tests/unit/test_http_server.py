@@ -7,7 +7,7 @@ import ipaddress
 import logging
 import socket
 import ssl
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
@@ -146,7 +146,8 @@ def test_bytes_that_drip_do_not_lengthen_the_time_for_a_head() -> None:
                 drops += 1
                 await asyncio.wait([end], timeout=0.02)
             assert drops < len(HEAD)
-            assert await end == b""
+            with suppress(ConnectionResetError):  # the kernel's word for it when a drop comes too late
+                assert await end == b""
 
     run(test())
 
