@@ -1,4 +1,4 @@
-"""Fixtures for real processes: a key file, network namespaces; for each module a browser and a relay."""
+"""Fixtures for real processes: a key file, network namespaces; for each module a browser, a relay, quiet."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.support import write_key_file
+from tests.support import background
 from tests.support.browser import Browser
 from tests.support.netns import Namespaces
 from tests.support.relays import Relay
@@ -29,6 +30,13 @@ def namespaces() -> Iterator[Namespaces]:
         pytest.skip("network namespaces need root, iproute2 and procps")
     with Namespaces() as made:
         yield made
+
+
+@pytest.fixture
+def quiet_machine() -> Iterator[None]:
+    """For tests of rates and times."""
+    with background.paused():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -247,6 +247,7 @@ def test_no_hello_comes_before_the_answer_to_a_check(browser: Browser, relay: Re
         assert first(path, "down", "error") == len(path)
 
 
+@pytest.mark.usefixtures("quiet_machine")
 def test_active_saves_a_round_trip(browser: Browser, relay: Relay) -> None:
     """From a path's first check to the first audio that the browser sends there; a round trip takes 60 ms."""
     taken: dict[str, list[float]] = {}

@@ -18,7 +18,7 @@ from tests.support.relays import Relay
 from tests.support.transceivers import Transceiver
 from tests.support.tun import BadLine, inside
 
-pytestmark = pytest.mark.native
+pytestmark = [pytest.mark.native, pytest.mark.usefixtures("quiet_machine")]
 
 DELAY_S, JITTER_S = 0.03, 0.01
 RTT_S = 2 * (DELAY_S + JITTER_S)  # at most

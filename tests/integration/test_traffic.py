@@ -6,8 +6,12 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
+
 from benchmarks.support import Echo, Generator, Result, mint_tokens, write_tokens
 from tests.support.relays import Relay, until
+
+pytestmark = pytest.mark.usefixtures("quiet_machine")
 
 LOSS_ALLOWED = 0.0001
 

@@ -7,11 +7,15 @@ import signal
 import socket
 from pathlib import Path
 
+import pytest
+
 from _fastpath.verdicts import TOKEN_OUTCOME_NAMES, VERDICTS_BY_NUMBER
 from benchmarks.support import Echo
 from relay.runtime.config import parse_address
 from tests.support.asker import ask, binding_request
 from tests.support.relays import Relay, until
+
+pytestmark = pytest.mark.usefixtures("quiet_machine")
 
 DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "metrics.md"
 PROMISED = {

@@ -1,4 +1,7 @@
-"""Scripts that run while tests do, at idle priority: whoever needs a processor has it at once."""
+"""Scripts that run while tests do, at idle priority.
+
+Whoever needs a processor has it soon, but not at once: tests of what a machine can do at most have them `paused`.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from tempfile import TemporaryFile
 from typing import IO
 
 MOST_S = 3600
+groups: set[int] = set()  # of processes, one for each script
 
 
 class Script:
@@ -36,12 +40,29 @@ def running(path: Path) -> Iterator[Script]:
         process = subprocess.Popen(
             [path], stdout=output, stderr=subprocess.STDOUT, preexec_fn=_be_idle, start_new_session=True
         )
+        groups.add(process.pid)
         try:
             yield Script(process, output)
         finally:
+            groups.discard(process.pid)
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+
+
+@contextmanager
+def paused() -> Iterator[None]:
+    _signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        _signal(signal.SIGCONT)
+
+
+def _signal(number: signal.Signals) -> None:
+    for group in groups:
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            os.killpg(group, number)
 
 
 def _be_idle() -> None:
