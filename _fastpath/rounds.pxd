@@ -5,7 +5,7 @@ that its answer causes, which can only be in this batch or a later one); decide 
 timers. Then flush, count, and tell the loop of its events, after everything that had to leave first has left.
 
 Under load a wake-up for each packet would cost as much as the packet (measured: half of the time is spent in epoll_wait). So from some
-thousand packets a second on the thread does not wait but naps half a millisecond and takes what has come: a voice packet is 20 ms long.
+thousand packets a second on the thread does not wait but naps three quarters of a millisecond and takes what has come: a voice packet is 20 ms long.
 """
 
 from libc.stdint cimport uint64_t

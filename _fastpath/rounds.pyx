@@ -28,7 +28,7 @@ cdef enum:
     FIRST_REPORT_US = 500_000
     SOCKET = 0
     WAKE = 1
-    NAP_NS = 500_000
+    NAP_NS = 750_000
     WINDOW_US = 10_000
     NAP_FROM = 50                     # packets in a window: 5,000 a second
 
