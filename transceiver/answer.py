@@ -2,8 +2,8 @@
 
 Taken are the first audio section with a codec we have and the first data channel, both in one BUNDLE group or alone:
 a session is one transport. Any other section is rejected in its place, for an answer has one for each of the offer's
-(RFC 3264, 6); the exception is `_carrier`. `negotiate` and `write_answer` come to the same choice from the same
-offer, so nothing is kept between them; an ICE restart is the same two calls and a higher `session_version`.
+(RFC 3264, 6); the exception is `_carrier`. `choose` decides that, `negotiate` says what it means to a session, and
+`write_answer` tells the client; an ICE restart is the same three calls and a higher `session_version`.
 
 Written for ICE-lite: all candidates at once. They stand in each accepted section, as do ufrag, password, fingerprint
 and setup: RFC 8843, 7.1.3 wants them once, in the section that gives the bundle its transport; but under the policy
@@ -14,7 +14,7 @@ SDP lines only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -49,7 +49,7 @@ class AudioMedia:
     payload_type: int
     clock_rate: int
     channels: int
-    fmtp: dict[str, str]
+    fmtp: Mapping[str, str]
     direction: str
     remote_ssrcs: tuple[int, ...]
 
@@ -91,7 +91,10 @@ class LocalDescription:
     cname: str
 
 
-class _Choice(NamedTuple):
+class Choice(NamedTuple):
+    """What is taken of an offer, and the offer."""
+
+    offer: Offer
     audio: Media | None
     data: Media | None
     carrier: Media | None
@@ -100,9 +103,8 @@ class _Choice(NamedTuple):
     bundle: tuple[str, ...]
 
 
-def negotiate(offer: Offer, *, prefer: Setup = "active") -> Negotiated:
+def negotiate(choice: Choice, *, prefer: Setup = "active") -> Negotiated:
     """`prefer` is our a=setup where the offer leaves it open; a running DTLS association must keep the one it has."""
-    choice = _choose(offer)
     return Negotiated(
         remote_ufrag=choice.transport.ufrag,
         remote_pwd=choice.transport.pwd,
@@ -110,7 +112,7 @@ def negotiate(offer: Offer, *, prefer: Setup = "active") -> Negotiated:
         dtls_role=_role(choice.transport.setup, prefer),
         audio=_audio(choice.audio) if choice.audio else None,
         data=_data(choice.data) if choice.data else None,
-        session_id=offer.session_id,
+        session_id=choice.offer.session_id,
     )
 
 
@@ -146,7 +148,8 @@ def _codec(media: Media) -> Codec:
     return next((each for each in media.codecs if each.name == "opus"), media.codecs[0])
 
 
-def _choose(offer: Offer) -> _Choice:
+def choose(offer: Offer) -> Choice:
+    """SDPError where there is nothing to take."""
     if offer.ice_lite:
         raise SDPError("the offer says a=ice-lite, as the answer would: neither side would send checks")
     refusals = {media.line: _refusal(media, offer) for media in offer.media}
@@ -163,7 +166,7 @@ def _choose(offer: Offer) -> _Choice:
     # RFC 8843, 7.3.1: the first one of the group that is not rejected gives the bundle its transport.
     mids = tuple(mid for mid in bundle if mid in kept)
     tagged = kept[mids[0]] if mids else usable[0]
-    return _Choice(audio, data, carrier, tagged, _transport(offer, tagged, bundle), mids)
+    return Choice(offer, audio, data, carrier, tagged, _transport(offer, tagged, bundle), mids)
 
 
 def _carrier(offer: Offer, bundle: tuple[str, ...]) -> Media | None:
@@ -218,10 +221,9 @@ def _transport(offer: Offer, tagged: Media, bundle: tuple[str, ...]) -> Transpor
     return Transport(with_pwd.ufrag, with_pwd.pwd, fingerprints, setup)
 
 
-def write_answer(offer: Offer, local: LocalDescription) -> str:
-    choice = _choose(offer)
+def write_answer(choice: Choice, local: LocalDescription) -> str:
     lines = list(_session_lines(choice, local))
-    for media in offer.media:
+    for media in choice.offer.media:
         if any(media is each for each in (choice.audio, choice.data, choice.carrier)):
             lines += _accepted_lines(media, choice, local)
         else:
@@ -230,7 +232,7 @@ def write_answer(offer: Offer, local: LocalDescription) -> str:
     return "".join(f"{line}\r\n" for line in lines)
 
 
-def _session_lines(choice: _Choice, local: LocalDescription) -> Iterator[str]:
+def _session_lines(choice: Choice, local: LocalDescription) -> Iterator[str]:
     yield from ("v=0", f"o=- {local.session_id} {local.session_version} IN IP4 127.0.0.1", "s=-", "t=0 0")
     if choice.bundle:
         yield f"a=group:BUNDLE {' '.join(choice.bundle)}"
@@ -246,7 +248,7 @@ def _rejected_lines(media: Media) -> Iterator[str]:
         yield "a=inactive"
 
 
-def _accepted_lines(media: Media, choice: _Choice, local: LocalDescription) -> Iterator[str]:
+def _accepted_lines(media: Media, choice: Choice, local: LocalDescription) -> Iterator[str]:
     if media is choice.audio:
         subject, body = str(_codec(media).payload_type), _audio_lines(media, local)
     elif media is choice.data:

@@ -15,6 +15,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeVarTuple
 
 from _fastpath.media import CommandsFull, MediaEngine
 from _fastpath.media_slot import MediaSlot
@@ -37,6 +38,8 @@ NO_AUDIO = 0xFF
 SECRET_BYTES = 16
 RESTARTS_MOST = 64  # of one call: each takes a token
 CNAME = "ufrag"
+
+Given = TypeVarTuple("Given")
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ class Calls:
     # ---------------------------------------------------------------------------------------------------- from clients
 
     def create(self, offer_sdp: str, now: float, unix_s: float) -> Created:
-        offer, negotiated = self._read(offer_sdp, self._manner.prefer)
+        choice, negotiated = self._read(offer_sdp, self._manner.prefer)
         self._admit(now)
         candidates = self._candidates()
         number = self.registry.take_number()
@@ -111,15 +114,15 @@ class Calls:
         session = self._session(number, negotiated, now, unix_s)
         try:
             self._open(session)
-            self._add_credential(session, session.token, negotiated)
+            password = self._add_credential(session, session.token, negotiated)
         except CommandsFull:
             self._slot.end(number)
             self.registry.give_back(number)
             raise self._refuse("refused_full", 503, "server_full", "This server is overloaded.") from None
         self.registry.add(session)
         self._slot.count("sessions")
-        description = self._description(session, session.token, candidates)
-        return Created(ice.make_call_id(session.token, session.secret), answer.write_answer(offer, description))
+        description = self._description(session, session.token, password, candidates)
+        return Created(ice.make_call_id(session.token, session.secret), answer.write_answer(choice, description))
 
     def restart(self, call_id: str, offer_sdp: str) -> str:
         """The answer to an ICE restart: a new token of the same session; the old one counts until the new one does."""
@@ -127,7 +130,7 @@ class Calls:
         if session is None:
             raise Refused(404, "call_not_found", "There is no such call; it may have ended.")
         role = session.negotiated.dtls_role
-        offer, negotiated = self._read(offer_sdp, "active" if role == "client" else "passive")
+        choice, negotiated = self._read(offer_sdp, "active" if role == "client" else "passive")
         if set(negotiated.fingerprints) != set(session.negotiated.fingerprints) or negotiated.dtls_role != role:
             message = "The offer has another DTLS certificate or role: that needs a new call."
             raise Refused(422, "not_a_restart", message, param="sdp")
@@ -139,7 +142,7 @@ class Calls:
         candidates = self._candidates()
         token = self._minter.mint()
         try:
-            self._add_credential(session, token, negotiated)
+            password = self._add_credential(session, token, negotiated)
         except CommandsFull:
             raise self._refuse("refused_full", 503, "server_full", "This server is overloaded.") from None
         self._slot.count("restarts")
@@ -147,7 +150,7 @@ class Calls:
         session.session_version += 1
         session.negotiated = negotiated
         self.registry.add_token(session, token)
-        return answer.write_answer(offer, self._description(session, token, candidates))
+        return answer.write_answer(choice, self._description(session, token, password, candidates))
 
     def hangup(self, call_id: str, now: float, reason: str = "hangup") -> bool:
         session = self.registry.find(call_id)
@@ -172,10 +175,10 @@ class Calls:
         self._slot.count(tally)
         return Refused(status, code, message, RETRY_AFTER_S)
 
-    def _read(self, offer_sdp: str, prefer: answer.Setup) -> tuple[sdp.Offer, Negotiated]:
+    def _read(self, offer_sdp: str, prefer: answer.Setup) -> tuple[answer.Choice, Negotiated]:
         try:
-            offer = sdp.parse_offer(offer_sdp)
-            return offer, answer.negotiate(offer, prefer=prefer)
+            choice = answer.choose(sdp.parse_offer(offer_sdp))
+            return choice, answer.negotiate(choice, prefer=prefer)
         except sdp.SDPError as error:
             self._slot.count("refused_offer")
             raise Refused(400, "invalid_offer", str(error), param="sdp") from None
@@ -220,20 +223,25 @@ class Calls:
             echo=self._manner.application.audio_echo and audio is not None and audio.direction == "sendrecv",
         )
 
-    def _add_credential(self, session: Session, token: str, negotiated: Negotiated) -> None:
+    def _add_credential(self, session: Session, token: str, negotiated: Negotiated) -> str:
+        """Our password under that token."""
+        password = ice.derive_pwd(self._manner.ice_key, token)
         self._engine.add_credential(
             session.place.index,
             session.place.serial,
             token=token,
-            password=ice.derive_pwd(self._manner.ice_key, token),
+            password=password,
             remote_ufrag=negotiated.remote_ufrag,
             remote_password=negotiated.remote_pwd,
         )
+        return password
 
-    def _description(self, session: Session, token: str, candidates: tuple[ice.Candidate, ...]) -> LocalDescription:
+    def _description(
+        self, session: Session, token: str, password: str, candidates: tuple[ice.Candidate, ...]
+    ) -> LocalDescription:
         return LocalDescription(
             ufrag=token,
-            pwd=ice.derive_pwd(self._manner.ice_key, token),
+            pwd=password,
             fingerprint=self._manner.identity.fingerprint_sha256,
             candidates=candidates,
             setup=answer.SETUP[session.negotiated.dtls_role],
@@ -248,6 +256,7 @@ class Calls:
     def dispatch(self, now: float) -> bool:
         """Hands a portion of events to their calls; whether there may be more. One call's failure is no other's."""
         events = self._engine.events(PORTION)
+        began = self._clock()
         for name, number, serial, path, value, datagram in events:
             session = self.registry.at(number, serial)
             if session is None:
@@ -256,16 +265,16 @@ class Calls:
                 self._armed.pop(number, None)
                 self.registry.release(session)
                 session.closed()
-            elif name != "datagram" or self._affords(session):
-                began = self._clock()
-                self._guarded(session, functools.partial(session.handle, name, path, value, datagram, now), now)
-                session.spent_s += self._clock() - began
+            elif name != "datagram" or self._affords(session, began):
+                self._guarded(session, now, session.handle, name, path, value, datagram, now)
+                ended = self._clock()
+                session.spent_s += ended - began
+                began = ended
         return bool(events)
 
-    def _affords(self, session: Session) -> bool:
+    def _affords(self, session: Session, now: float) -> bool:
         """A call may take a part of the loop's time and no more: beyond that its datagrams are lost, as on a network.
         Small chunks, records that do not open, and whatever else costs more than it looks, are bounded by that."""
-        now = self._clock()
         session.spent_s = max(0.0, session.spent_s - (now - session.spent_at) * LOOP_SHARE)
         session.spent_at = now
         if session.spent_s > LOOP_BURST_S:
@@ -273,10 +282,10 @@ class Calls:
             return False
         return True
 
-    def _guarded(self, session: Session, work: Callable[[], None], now: float) -> None:
+    def _guarded(self, session: Session, now: float, work: Callable[[*Given], None], *given: *Given) -> None:
         """A mistake of ours ends the one call it shows in, and is logged."""
         try:
-            work()
+            work(*given)
         except Exception:
             log.exception("a call failed by our own fault", extra={"fields": {"call": session.token}})
             self._give_up(session, now)
@@ -295,11 +304,11 @@ class Calls:
         for number, serial in self._slot.hangups():
             session = self.registry.at(number, serial)
             if session is not None:
-                self._guarded(session, functools.partial(session.end, "admin", now), now)
+                self._guarded(session, now, session.end, "admin", now)
 
     def end_all(self, reason: str, now: float) -> None:
         for session in self.registry:
-            self._guarded(session, functools.partial(session.end, reason, now), now)
+            self._guarded(session, now, session.end, reason, now)
 
     # ---------------------------------------------------------------------------------------------------------- time
 
@@ -325,4 +334,4 @@ class Calls:
             del self._armed[number]
             session = self.registry.at(number, serial)
             if session is not None:
-                self._guarded(session, functools.partial(session.handle_timer, now), now)
+                self._guarded(session, now, session.handle_timer, now)

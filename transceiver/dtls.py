@@ -68,6 +68,7 @@ HANDSHAKE_TIMEOUT_S = 30.0
 # What a handshake may make OpenSSL read: some twenty flights with RSA chains. It bounds time and memory per session.
 MAX_READ_BYTES = 128 * 1024
 MTU = 1200
+READ_BYTES = 16_384  # of what OpenSSL puts out, at a time
 
 EXPORTER_LABEL = b"EXTRACTOR-dtls_srtp"  # RFC 5764, 4.2
 
@@ -117,10 +118,9 @@ def _connect(context: SSL.Context, role: Role, mtu: int, peer: PeerCheck) -> SSL
 
 def _verify(connection: SSL.Connection, certificate: crypto.X509, _error: int, depth: int, _ok: int) -> bool:
     """OpenSSL's opinion of issuers and dates does not count, the fingerprint of the peer's own certificate does."""
-    if depth > 0:
-        return True
     peer: PeerCheck = connection.get_app_data()
-    return peer.compare(crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate))
+    # It asks more than once about the one certificate that a handshake has.
+    return depth > 0 or peer.accepted or peer.compare(crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate))
 
 
 class DTLSTransport:
@@ -173,15 +173,15 @@ class DTLSTransport:
             self._advance(b"", now)
 
     def receive(self, datagram: bytes, now: float) -> None:
-        records = list(cut(datagram))
+        records = cut(datagram)
         if records and self.state == "new" and self._role == "server":
             self.start(now)
         if self.state == "handshaking":
             # Data that came with the last flight waits for it; OpenSSL never gets to see any.
-            handshake = b"".join(each.encode() for each in records if each.content_type != APPLICATION_DATA)
+            handshake = [each.encode() for each in records if each.content_type != APPLICATION_DATA]
             records = [each for each in records if each.content_type == APPLICATION_DATA]
             if handshake:
-                self._advance(handshake, now)
+                self._advance(b"".join(handshake), now)
         for record in records:
             if self.state == "connected":
                 self._receive_sealed(record)
@@ -265,19 +265,20 @@ class DTLSTransport:
         return str(problem) or "OpenSSL gives no reason"
 
     def _take_flight(self, connection: SSL.Connection, now: float) -> None:
-        records = [self._plain(connection, each) for each in cut(_drain(connection))]
+        output = _drain(connection)
+        if not output:
+            return
+        records = [self._plain(connection, each) if each.stamp >> NUMBER_BITS else each for each in cut(output)]
         # OpenSSL has a clock of its own, and may first repeat what we have repeated long ago: that is not heard.
-        if self._flight and records[: len(self._flight)] == self._flight:
+        if self._flight and _begins_with(records, self._flight):
             records = records[len(self._flight) :]
-        if any(each.content_type == HANDSHAKE for each in records):
+        if HANDSHAKE in [each.content_type for each in records]:
             self._flight = records
             self._timer.flight_sent(now)
         self._transmit(records)
 
     def _plain(self, connection: SSL.Connection, record: Record) -> Record:
-        """Without its number, and open if it was sealed: as the writer wants it, and as flights compare."""
-        if record.epoch == 0:
-            return Record(record.content_type, record.version, 0, record.fragment)
+        """One that was sealed, open: as the writer wants it, and as flights compare."""
         if self._reader is None:
             self._take_record_keys(connection)
         assert self._writer.key is not None
@@ -291,7 +292,8 @@ class DTLSTransport:
         assert master
         assert client
         assert server
-        client_key, server_key = record_keys(master, client, server, connection.get_cipher_name() or "")
+        self.cipher = connection.get_cipher_name() or ""
+        client_key, server_key = record_keys(master, client, server, self.cipher)
         ours, theirs = (client_key, server_key) if self._role == "client" else (server_key, client_key)
         self._writer.key = ours
         self._reader = RecordReader(theirs)
@@ -300,7 +302,6 @@ class DTLSTransport:
         if not self._peer.accepted:
             return self._fail("error", "the peer's certificate was not compared")
         self._move("finished")
-        self.cipher = connection.get_cipher_name() or ""
         self.keys = self._export(connection)
         self.handshake_s = now - self._started_at
         self._connection = None
@@ -379,9 +380,18 @@ def _sealed(content_type: int, fragment: bytes) -> Record:
     return Record(content_type, DTLS_1_2, 1 << NUMBER_BITS, fragment)
 
 
+def _begins_with(records: list[Record], flight: list[Record]) -> bool:
+    """Whatever their numbers are."""
+    same = [
+        new.content_type == old.content_type and new.fragment == old.fragment
+        for new, old in zip(records, flight, strict=False)
+    ]
+    return len(records) >= len(flight) and all(same)
+
+
 def _drain(connection: SSL.Connection) -> bytes:
     output = b""
     with suppress(SSL.WantReadError):
-        while True:
-            output += connection.bio_read(16_384)
+        while len(output) % READ_BYTES == 0:  # less than asked for is all there was
+            output += connection.bio_read(READ_BYTES)
     return output

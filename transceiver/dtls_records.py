@@ -67,17 +67,18 @@ class RecordKey(NamedTuple):
         return "RecordKey()"
 
 
-def cut(datagram: bytes) -> Iterator[Record]:
+def cut(datagram: bytes) -> list[Record]:
     """The whole records from the beginning on; ends silently at the first that is none (4.1.2.7)."""
-    at = 0
-    while at + _HEADER.size <= len(datagram):
-        content_type, version, stamp, length = _HEADER.unpack_from(datagram, at)
-        at += _HEADER.size
+    found = []
+    at = _HEADER.size
+    while at <= len(datagram):
+        content_type, version, stamp, length = _HEADER.unpack_from(datagram, at - _HEADER.size)
         known = CHANGE_CIPHER_SPEC <= content_type <= APPLICATION_DATA and version >> 8 == 0xFE
         if not known or length > min(MAX_FRAGMENT_BYTES, len(datagram) - at):
-            return
-        yield Record(content_type, version, stamp, datagram[at : at + length])
-        at += length
+            break
+        found.append(Record(content_type, version, stamp, datagram[at : at + length]))
+        at += length + _HEADER.size
+    return found
 
 
 def pack(records: Iterable[bytes], mtu: int) -> Iterator[bytes]:
@@ -112,10 +113,6 @@ def _expand(secret: bytes, seed: bytes, length: int, digest: str) -> bytes:
     return output[:length]
 
 
-def _associated(record: Record, plain_bytes: int) -> bytes:
-    return _ASSOCIATED.pack(record.stamp, record.content_type, record.version, plain_bytes)
-
-
 def unseal(record: Record, key: RecordKey) -> bytes | None:
     """What a sealed record says, if it was made with this key."""
     plain_bytes = len(record.fragment) - EXPLICIT_NONCE_BYTES - TAG_BYTES
@@ -124,7 +121,8 @@ def unseal(record: Record, key: RecordKey) -> bytes | None:
     nonce = key.salt + record.fragment[:EXPLICIT_NONCE_BYTES]
     try:
         sealed = record.fragment[EXPLICIT_NONCE_BYTES:]
-        return AESGCM(key.key).decrypt(nonce, sealed, _associated(record, plain_bytes))
+        associated = _ASSOCIATED.pack(record.stamp, record.content_type, record.version, plain_bytes)
+        return AESGCM(key.key).decrypt(nonce, sealed, associated)
     except InvalidTag:
         return None
 
@@ -140,18 +138,17 @@ class RecordWriter:
 
     def write(self, record: Record) -> bytes:
         """As bytes, with a number that was never used; that of `record` itself only tells its epoch."""
-        epoch = record.epoch
-        stamped = Record(record.content_type, record.version, self._next[epoch], record.fragment)
+        content_type, version, stamp, fragment = record
+        epoch = stamp >> NUMBER_BITS
+        stamp = self._next[epoch]
         self._next[epoch] += 1
-        return (self._seal(stamped) if epoch else stamped).encode()
-
-    def _seal(self, record: Record) -> Record:
-        assert self.key is not None
-        # Epoch and number are the nonce, as RFC 5288, 3 proposes for DTLS: unique as long as they are.
-        explicit = record.stamp.to_bytes(EXPLICIT_NONCE_BYTES, "big")
-        plain = record.fragment
-        sealed = AESGCM(self.key.key).encrypt(self.key.salt + explicit, plain, _associated(record, len(plain)))
-        return Record(record.content_type, record.version, record.stamp, explicit + sealed)
+        if epoch:
+            # Epoch and number are the nonce, as RFC 5288, 3 proposes for DTLS: unique as long as they are.
+            explicit = stamp.to_bytes(EXPLICIT_NONCE_BYTES, "big")
+            assert self.key is not None
+            associated = _ASSOCIATED.pack(stamp, content_type, version, len(fragment))
+            fragment = explicit + AESGCM(self.key.key).encrypt(self.key.salt + explicit, fragment, associated)
+        return _HEADER.pack(content_type, version, stamp, len(fragment)) + fragment
 
 
 class RecordReader:

@@ -14,6 +14,7 @@ import gc
 import hashlib
 import hmac
 import logging
+import math
 import os
 import secrets
 import socket
@@ -55,6 +56,7 @@ GOODBYE_S = 1.0  # for the hot thread to confirm the last call
 THREAD_END_S = 0.3
 LONG_AGO = 3600 * watch.HEARTBEATS_PER_S
 SERVERS_END_S = 0.5
+GARBAGE_FROM = 10_000  # objects made and not freed, before garbage is looked for
 DISPATCH_S = 0.003  # of events at a time, so that nothing else of the loop starves
 
 
@@ -95,7 +97,10 @@ class MediaProcess:
         for other in self._slots:
             if other is not self._own:
                 other.close()
-        gc.freeze()  # what the launcher imported lives as long as the process: not to be looked at again and again
+        # What the launcher imported lives as long as the process, and hardly anything of a call is garbage before it
+        # ends: neither is to be looked at again and again.
+        gc.freeze()
+        gc.set_threshold(GARBAGE_FROM)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(
                 Media(self._settings, self._own, self._identity, self._functions, self._tls).run(alive_fd)
@@ -148,6 +153,7 @@ class Media:
         self._failed = False
         self._again = False
         self._timer: asyncio.TimerHandle | None = None
+        self._rings_at = math.inf
         self._stop = asyncio.Event()
 
     # ------------------------------------------------------------------------------------------------------- life
@@ -257,16 +263,18 @@ class Media:
         self._dispatch()
 
     def rearm(self) -> None:
-        """Keeps one timer of the loop at what is due first."""
+        """Keeps a timer of the loop no later than what is due first. One that rings too early is let be: during set-ups
+        what is due first changes with every datagram, and moving the timer each time costs more."""
         due = self.calls.next_timer()
+        if due is None or due >= self._rings_at:
+            return
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        if due is not None:
-            self._timer = asyncio.get_running_loop().call_later(max(0.0, due - time.monotonic()), self._on_timer)
+        self._rings_at = due
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, due - time.monotonic()), self._on_timer)
 
     def _on_timer(self) -> None:
-        self._timer = None
+        self._timer, self._rings_at = None, math.inf
         try:
             self.calls.handle_timers(time.monotonic())
         finally:

@@ -12,10 +12,11 @@ answer (mid, media, protocol, formats) consists of token characters alone, so an
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 MAX_CHARACTERS = 64 << 10
@@ -76,17 +77,19 @@ class Transport(NamedTuple):
     fingerprints: tuple[Fingerprint, ...]
     setup: str
 
+    def __repr__(self) -> str:
+        return f"Transport(ufrag={self.ufrag!r})"  # the password is a secret
+
 
 class Codec(NamedTuple):
     name: str
     payload_type: int
     clock_rate: int
     channels: int
-    fmtp: dict[str, str]
+    fmtp: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class Media:
+class Media(NamedTuple):
     """One m-line and what follows it; `codecs` are those we have, `first_map` is the a=rtpmap of the first format."""
 
     line: int
@@ -99,7 +102,7 @@ class Media:
     direction: str
     rtcp_mux: bool
     rtcp_rsize: bool
-    transport: Transport = field(repr=False)
+    transport: Transport
     codecs: tuple[Codec, ...]
     first_map: str
     ssrcs: tuple[int, ...]
@@ -174,7 +177,11 @@ def _sections(text: str) -> list[_Section]:
                 raise SDPError(NO_SDP, number)
             found.append(_Section(0, ""))
         elif kind == "a=":
-            _read_attribute(found[-1], number, value)
+            name, _, value = value.partition(":")
+            if name in _READ:
+                found[-1].attributes[name].append((number, value.strip()))
+            elif name in DIRECTIONS:  # the last one counts, so it alone is kept
+                found[-1].attributes["direction"] = [(number, name)]
         elif kind == "m=":
             found.append(_Section(number, value))
             if len(found) > 1 + MAX_SECTIONS:
@@ -188,17 +195,9 @@ def _sections(text: str) -> list[_Section]:
     return found
 
 
-def _read_attribute(section: _Section, number: int, text: str) -> None:
-    name, _, value = text.partition(":")
-    if name in _READ:
-        section.attributes[name].append((number, value.strip()))
-    elif name in DIRECTIONS:
-        # The last one counts, so it alone is kept.
-        section.attributes["direction"] = [(number, name)]
-
-
 def _media(section: _Section, transport: Transport, direction: str) -> Media:
     kind, port, protocol, formats = _media_line(section)
+    maps = _maps(formats, tuple(section.values("rtpmap")), tuple(section.values("fmtp")))
     return Media(
         line=section.line,
         kind=kind,
@@ -211,8 +210,8 @@ def _media(section: _Section, transport: Transport, direction: str) -> Media:
         rtcp_mux=not section.attributes.keys().isdisjoint(("rtcp-mux", "rtcp-mux-only")),
         rtcp_rsize="rtcp-rsize" in section.attributes,
         transport=transport,
-        codecs=tuple(_codecs(section, formats)) if kind == "audio" else (),
-        first_map=_first_map(section, formats[0]),
+        codecs=maps.codecs if kind == "audio" else (),
+        first_map=maps.first,
         ssrcs=_ssrcs(section),
         sctp_port=_sctp_port(section, formats[0]) if kind == "application" else None,
         max_message_size=_max_message_size(section),
@@ -271,24 +270,31 @@ def _fingerprints(section: _Section) -> tuple[Fingerprint, ...]:
     return tuple(found)[:MAX_FINGERPRINTS]
 
 
-def _codecs(section: _Section, formats: tuple[str, ...]) -> Iterator[Codec]:
-    """The codecs we have, in the order of the m-line."""
+class _Maps(NamedTuple):
+    codecs: tuple[Codec, ...]
+    first: str
+
+
+@functools.lru_cache(maxsize=64)  # of one kind of client all offers say the same here
+def _maps(formats: tuple[str, ...], rtpmaps: tuple[str, ...], fmtps: tuple[str, ...]) -> _Maps:
+    """The codecs we have, in the order of the m-line; and the map of its first format."""
+    matches = [match for match in map(_RTPMAP.fullmatch, rtpmaps) if match]
+    parameters = {int(match[1]): match[2] for match in filter(None, map(_FMTP.fullmatch, fmtps))}
+    first = (match[0] for match in matches if match[1] == formats[0] and int(match[1]) <= 127)
+    return _Maps(tuple(_codecs(formats, matches, parameters)), next(first, ""))
+
+
+def _codecs(formats: tuple[str, ...], maps: list[re.Match[str]], parameters: dict[int, str]) -> Iterator[Codec]:
     names = dict(STATIC_PAYLOAD_TYPES)
-    for match in filter(None, map(_RTPMAP.fullmatch, section.values("rtpmap"))):
+    for match in maps:
         name = match[2].lower()
         _, clock_rate, channels = CODECS.get(name, ("", 0, 0))
         fits = int(match[3]) == clock_rate and int(match[4] or channels) == channels
         names[int(match[1])] = name if fits else ""
-    parameters = {int(match[1]): match[2] for match in filter(None, map(_FMTP.fullmatch, section.values("fmtp")))}
     for payload_type in filter(_usable_payload_type, dict.fromkeys(int(each) for each in formats if _is_byte(each))):
         if codec := CODECS.get(names.get(payload_type, "")):
             name, clock_rate, channels = codec
             yield Codec(name, payload_type, clock_rate, channels, _fmtp(parameters.get(payload_type, "")))
-
-
-def _first_map(section: _Section, payload_type: str) -> str:
-    matches = filter(None, map(_RTPMAP.fullmatch, section.values("rtpmap")))
-    return next((match[0] for match in matches if match[1] == payload_type and int(match[1]) <= 127), "")
 
 
 def _is_byte(text: str) -> bool:

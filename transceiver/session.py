@@ -228,8 +228,8 @@ class Session:
     def next_timer(self) -> float | None:
         if self.state in ("closing", "gone"):
             return None
-        times = [at for at in (self.dtls.next_timer(), self.bye_at) if at is not None]
-        return min(times, default=None)
+        due = self.dtls.next_timer()
+        return due if self.bye_at is None else min(self.bye_at, due or self.bye_at)
 
     def handle_timer(self, now: float) -> None:
         if self.state in ("closing", "gone"):

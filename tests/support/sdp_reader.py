@@ -10,7 +10,7 @@ import dataclasses
 import re
 from dataclasses import dataclass, field
 
-from transceiver.answer import SETUP, LocalDescription, Negotiated, Setup, negotiate, write_answer
+from transceiver.answer import SETUP, LocalDescription, Negotiated, Setup, choose, negotiate, write_answer
 from transceiver.ice import candidates
 from transceiver.sdp import Offer, parse_offer
 
@@ -174,8 +174,9 @@ def _check_group(answer: Answer, accepted: list[Section], offer: Offer) -> None:
 def write(offer_text: str, prefer: Setup = "active") -> tuple[Negotiated, str]:
     """What is negotiated, and the answer, checked."""
     offer = parse_offer(offer_text)
-    negotiated = negotiate(offer, prefer=prefer)
+    choice = choose(offer)
+    negotiated = negotiate(choice, prefer=prefer)
     local = dataclasses.replace(LOCAL, setup=SETUP[negotiated.dtls_role])
-    text = write_answer(offer, local)
+    text = write_answer(choice, local)
     check_answer(offer, text, local)
     return negotiated, text

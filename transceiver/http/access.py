@@ -48,8 +48,9 @@ class Proxies:
 
     def __init__(self, trusted: Sequence[Network] = ()) -> None:
         self._trusted = tuple(trusted)
+        self.trusts = functools.lru_cache(maxsize=1024)(self._trusts)  # asked with each request, mostly of a few
 
-    def trusts(self, address: str) -> bool:
+    def _trusts(self, address: str) -> bool:
         own = parse_ip(address) if self._trusted else None
         return own is not None and any(ipaddress.ip_address(own) in network for network in self._trusted)
 

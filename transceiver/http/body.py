@@ -55,6 +55,8 @@ class Bodies:
         if (request.content_length or 0) > self.most_bytes:
             self._too_large()
         try:
+            if request.content.is_eof():  # it came with the head, as most do: nothing to wait for
+                return await self._read_all(request)
             async with asyncio.timeout(self.seconds):
                 return await self._read_all(request)
         except TimeoutError:

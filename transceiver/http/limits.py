@@ -8,6 +8,7 @@ the caller. Nothing here knows HTTP; `server` applies it.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import math
 from collections import Counter, OrderedDict
@@ -36,6 +37,7 @@ class Limits:
     connections_per_client: int = 64  # a quarter of `requests`, so that one slow client cannot hold them all
 
 
+@functools.lru_cache(maxsize=1024)
 def subscriber(address: str) -> str:
     """Under which name an address is counted."""
     try:
