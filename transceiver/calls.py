@@ -11,7 +11,6 @@ import functools
 import heapq
 import logging
 import os
-import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -192,10 +191,12 @@ class Calls:
 
     def _session(self, number: int, negotiated: Negotiated, now: float, unix_s: float) -> Session:
         token = self._minter.mint()
+        random = os.urandom(SECRET_BYTES + 4)
+        ssrc = int.from_bytes(random[SECRET_BYTES:]) or 1
         return Session(
             place=Place(self._engine, self._slot, number, self._slot.begin(number, token, unix_s)),
             token=token,
-            secret=secrets.token_bytes(SECRET_BYTES),
+            secret=random[:SECRET_BYTES],
             negotiated=negotiated,
             dtls=DTLSTransport(
                 self._manner.identity,
@@ -206,7 +207,7 @@ class Calls:
             application=self._manner.application,
             opened_unix_s=unix_s,
             stages=Stages(now),
-            ssrc=1 + secrets.randbelow(0xFFFFFFFF),
+            ssrc=ssrc,
         )
 
     def _open(self, session: Session) -> None:
