@@ -17,6 +17,8 @@
 #define SECOND 1000000000u
 #define FIRST_SEQUENCE_MASK 0x7FFF /* RFC 3711, 3.3.1: a first number in the upper half may lose the roll-over count */
 #define IDLE_NS 2000000u           /* the longest sleep */
+#define CATCH_UP 1.25              /* how many times as fast it sends until it has caught up ... */
+#define AT_ONCE_NS 2000000u        /* ... and for how long's worth at once */
 #define LATE_NS (5 * (double)PERIOD_NS)    /* further behind than this it gives up catching up */
 
 _Static_assert(sizeof(union control) >= CMSG_SPACE(sizeof(struct timespec)), "a timestamp fits a control buffer");
@@ -178,7 +180,7 @@ static uint32_t next_turn(struct swarm *swarm, uint32_t *cursor) {
 }
 
 /* How many of what is sent every `period` by each live call are due; advances `due` by as many. */
-static int take_due(struct swarm *swarm, double *due, double period, double now) {
+static int take_due(struct swarm *swarm, double *due, double period, double now, int most) {
     if (!swarm->live_count) {
         *due = 0;
         return 0;
@@ -189,13 +191,23 @@ static int take_due(struct swarm *swarm, double *due, double period, double now)
         swarm->totals.stalls += *due != 0;
         *due = now;
     }
-    for (; count < BATCH && *due <= now; count++) *due += step;
+    for (; count < most && *due <= now; count++) *due += step;
     return count;
+}
+
+/* A swarm that lost its CPU makes up for it little by little: clients that know nothing of each other would not all
+ * send what they missed at the same moment, and the server's latency would be that of the swarm's stall. */
+static int media_most(struct swarm *swarm, uint64_t now) {
+    uint64_t passed = now - swarm->media_at;
+    swarm->media_at = now;
+    if (!swarm->live_count) return 0;
+    double most = 1 + (passed < AT_ONCE_NS ? passed : AT_ONCE_NS) * CATCH_UP * swarm->live_count / PERIOD_NS;
+    return most < BATCH ? (int)most : BATCH;
 }
 
 static bool send_media(struct swarm *swarm, uint64_t now) {
     double due = swarm->media_due, late = (double)now - due;
-    int count = take_due(swarm, &swarm->media_due, PERIOD_NS, (double)now);
+    int count = take_due(swarm, &swarm->media_due, PERIOD_NS, (double)now, media_most(swarm, now));
     uint64_t wall = count ? wall_ns() : 0;
     if (due > 0 && count && late > (double)swarm->totals.latest_send_ns) swarm->totals.latest_send_ns = (uint64_t)late;
     for (int i = 0; i < count; i++) queue_media(swarm, next_turn(swarm, &swarm->media_cursor), wall);
@@ -205,10 +217,10 @@ static bool send_media(struct swarm *swarm, uint64_t now) {
 /* Consent checks, which keep a call alive at its server, and reports. Also called while Python sets calls up. */
 void swarm_tend(struct swarm *swarm) {
     double now = (double)now_ns();
-    int checks = take_due(swarm, &swarm->check_due, CHECK_NS, now);
+    int checks = take_due(swarm, &swarm->check_due, CHECK_NS, now, BATCH);
     for (int i = 0; i < checks; i++) queue_check(swarm, next_turn(swarm, &swarm->check_cursor));
     if (swarm->srtp.protect_rtcp) {
-        int reports = take_due(swarm, &swarm->report_due, REPORT_NS, now);
+        int reports = take_due(swarm, &swarm->report_due, REPORT_NS, now, BATCH);
         uint64_t wall = reports ? wall_ns() : 0;
         for (int i = 0; i < reports; i++) queue_report(swarm, next_turn(swarm, &swarm->report_cursor), wall);
     }

@@ -82,6 +82,7 @@ struct swarm {
     int sockets;
     bool spp;
     double media_due, check_due, report_due;   /* ns of the monotonic clock */
+    uint64_t media_at;                         /* when media was last looked after */
     uint64_t tick_ns;
     int fds[SOCKETS_MAX], queued[SOCKETS_MAX];
     struct call *calls;

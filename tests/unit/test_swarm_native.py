@@ -179,6 +179,21 @@ def test_latency_is_that_of_the_network_not_of_when_the_swarm_looks() -> None:
     assert 0 < half <= last <= most
 
 
+def test_what_a_stall_kept_back_does_not_leave_at_once() -> None:
+    """80 ms missed are 400 packets of 100 calls; they leave over the next half second."""
+    with swarm(calls=100) as (native, _server):
+        native.run(0.1)
+        began, before = time.monotonic(), native.totals()["sent"]
+        threading.Event().wait(0.08)
+        native.run(0.004)
+        assert native.totals()["sent"] - before < 100
+        native.run(0.8)
+        due = (time.monotonic() - began) * 100 / 0.02
+        assert native.totals()["sent"] - before > 0.9 * due
+        assert native.totals()["stalls"] == 0
+        assert whole(wait(native, whole))
+
+
 @pytest.mark.parametrize(
     ("wrong", "counter"),
     [
