@@ -23,16 +23,18 @@ from _fastpath.down cimport decide_down, queue_down
 from _fastpath.flows cimport (
     FLOW_ESTABLISHED,
     FLOW_HALF_OPEN,
+    FLOWS_PER_TOKEN,
     Flow,
     FlowSeed,
     FlowsHeader,
     flow_find,
     flow_open,
+    token_make_room,
     flows_repair,
     flows_sweep,
     key_hash,
 )
-from _fastpath.forward cimport Forwarder, finish_down, finish_up
+from _fastpath.forward cimport Forwarder, finish_down, finish_up, hear_siblings, take_keys
 from _fastpath.peers cimport Peer, PeersHeader, peer_intern, peers_collect
 from _fastpath.router cimport INTERNAL, Router
 from _fastpath.siphash cimport SipKey, siphash13, siphash24
@@ -269,7 +271,15 @@ cdef class Harness:
         seed.token = token & 0xffffffffffffffff
         seed.nonce = 0
         seed.tick = router.tick
-        return flow_open(&router.flows, &seed) != NULL
+        return token_make_room(&router.flows, seed.token, seed.tick, FLOWS_PER_TOKEN) and flow_open(&router.flows, &seed) != NULL
+
+    def round(self) -> None:
+        """What a worker does between two batches, but for the clock."""
+        take_keys(&self.forwarder.loop)
+
+    def hear(self) -> None:
+        """What a worker does once a tick: makes room where a sibling asked for it."""
+        hear_siblings(&self.forwarder.loop.router)
 
     def fill(self, count: int, client_base: int, client_port: int, local, owner) -> int:
         """Opens `count` established flows from consecutive IPv4 client addresses, each with a token of its own; how many fitted."""

@@ -14,7 +14,7 @@ from _fastpath.sockets cimport (
     AF_INET, CMSG_DATA, CMSG_LEN, CMSG_SPACE, IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6, IPV6_PKTINFO, MSG_TRUNC,
     cmsghdr, in6_pktinfo, in_pktinfo, mmsghdr,
 )
-from _fastpath.up cimport adopt
+from _fastpath.up cimport adopt, room_for
 from _fastpath.verdicts cimport (
     DOWN_ANSWER, DOWN_BAD_ENVELOPE, DOWN_ESTABLISHED, DOWN_MEDIA, DOWN_MOVED, DOWN_NOT_NEXT_HOP, DOWN_NO_FLOW,
     DOWN_OWNER_LIVE, DOWN_TRUNCATED, FIRST_DOWN_DROP, FLOWS_MOVED, PENDING,
@@ -94,7 +94,7 @@ cdef uint8_t answered(Router* router, Flow* flow) noexcept nogil:
     flow.answered = router.tick
     if flow.pending_owner == owner_of(flow) and flow.pending_token \
             and <uint16_t>(router.tick - flow.checked) > router.owner_hold_ticks:
-        flow_retoken(&router.flows, flow, flow.pending_token)
+        flow_retoken(&router.flows, flow, flow.pending_token, room_for(router, flow.pending_token))
         flow_remember(&router.flows, flow, NO_PEER, 0)
     if flow.state == FLOW_ESTABLISHED:
         return DOWN_ANSWER
@@ -106,15 +106,17 @@ cdef uint8_t from_contender(Router* router, Flow* flow, const Endpoint* sender) 
     """Another owner answers a check it was sent. It gets the flow unless the present owner is alive, that is, has answered a check of
     its own lately: so a spoofed check cannot steal a live flow, and a NAT port used again still gets its new session."""
     cdef uint16_t contender = flow.pending_owner
+    cdef uint32_t room
     if contender == NO_PEER or memcmp(sender, &router.peers.peers[contender].endpoint, ENDPOINT_BYTES) != 0:
         return DOWN_NOT_NEXT_HOP
     if flow.state == FLOW_ESTABLISHED and router.tick - flow.answered < router.owner_hold_ticks:
         return DOWN_OWNER_LIVE
-    if not token_takes(&router.flows, flow, flow.pending_token):
+    room = room_for(router, flow.pending_token)
+    if not token_takes(&router.flows, flow, flow.pending_token, room):
         return DOWN_NOT_NEXT_HOP                  # a flow goes with its token, and that one has its flows already
     flow.seen = router.tick
     flow_route(&router.flows, flow, contender, contender)
-    flow_retoken(&router.flows, flow, flow.pending_token)
+    flow_retoken(&router.flows, flow, flow.pending_token, room)
     flow_remember(&router.flows, flow, NO_PEER, 0)
     flow_establish(&router.flows, flow)
     flow.answered = router.tick

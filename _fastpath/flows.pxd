@@ -5,7 +5,8 @@ hash and the flow's number + 1, so a look-up touches one line of the index and t
 fetched ahead for a whole batch. 96 + about 16 bytes a flow, all told below 128.
 
 Rules
-1. One writer, the slot's worker. Siblings may read (`flow_copy`), bounded, and take what they read only if the generation did not move.
+1. One writer, the slot's worker. Siblings may read (`_fastpath.siblings`), bounded, and take what they read only if the generation did
+   not move.
 2. Flows never move. A flow's fields are complete before its state is stored, and its state before its index word. What routes a live
    flow changes by one store, so a writer killed anywhere leaves a flow that is whole, or one whose generation is odd.
 3. The next writer starts with `flows_repair`: both indexes, the free list, counts and peer references are built anew of the flows.
@@ -14,10 +15,9 @@ Rules
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from _fastpath.atomics cimport fence_acquire, load16, load32, prefetch, store8, store16, store32
+from _fastpath.atomics cimport prefetch, store8, store16, store32
 from _fastpath.peers cimport PeerTable
 from _fastpath.siphash cimport SipKey, load_le64, siphash13
-from _fastpath.wire.address cimport Endpoint
 from _fastpath.wire.envelope cimport KEY_BYTES
 
 cdef enum FlowState:
@@ -31,7 +31,6 @@ cdef enum:
     FLOWS_MAX = 1 << 22               # numbers are 24 bits of an index word; this is as far as rebuilding was measured
     FLOWS_PER_TOKEN = 8
     LIVE_TICKS = 3 * TICKS_PER_SECOND # an established flow heard of this lately is never pushed out
-    SIBLING_PROBES = 64               # bounds what a torn or full sibling index can cost
 
     WORD_EMPTY = 0
     WORD_TOMBSTONE = 0x00ffffff
@@ -89,12 +88,6 @@ cdef struct FlowSeed:
     uint64_t nonce
     uint32_t tick
 
-# A sibling's flow with its endpoints spelt out, since peer numbers mean something only inside one slot.
-cdef struct FlowCopy:
-    Flow flow
-    Endpoint next_hop
-    Endpoint owner
-
 cdef inline uint16_t next_hop_of(const Flow* flow) noexcept nogil:
     return <uint16_t>flow.route
 
@@ -145,11 +138,11 @@ cdef uint32_t flows_repair(FlowTable* table) noexcept nogil
 cdef uint32_t flows_sweep(FlowTable* table, uint32_t tick, uint32_t budget, uint32_t flow_ticks, uint32_t half_open_ticks) noexcept nogil
 cdef Flow* flow_open(FlowTable* table, const FlowSeed* seed) noexcept nogil
 cdef void flow_free(FlowTable* table, Flow* flow) noexcept nogil
-cdef void flow_retoken(FlowTable* table, Flow* flow, uint64_t token) noexcept nogil
+cdef void flow_retoken(FlowTable* table, Flow* flow, uint64_t token, uint32_t room) noexcept nogil
 cdef void flow_establish(FlowTable* table, Flow* flow) noexcept nogil
 cdef void flow_route(FlowTable* table, Flow* flow, uint16_t next_hop, uint16_t owner) noexcept nogil
 cdef void flow_remember(FlowTable* table, Flow* flow, uint16_t owner, uint64_t token) noexcept nogil
-cdef bint token_takes(const FlowTable* table, const Flow* flow, uint64_t token) noexcept nogil
+cdef bint token_takes(const FlowTable* table, const Flow* flow, uint64_t token, uint32_t room) noexcept nogil
 cdef bint token_has_flow(const FlowTable* table, uint64_t token) noexcept nogil
-cdef bint token_is_full(const FlowTable* table, uint64_t token, uint32_t tick) noexcept nogil
-cdef bint flow_copy(const FlowTable* sibling, const uint8_t* key, uint32_t hash, FlowCopy* copy) noexcept nogil
+cdef bint token_make_room(FlowTable* table, uint64_t token, uint32_t tick, uint32_t room) noexcept nogil
+cdef bint token_yield(FlowTable* table, uint64_t token, uint32_t tick) noexcept nogil

@@ -162,7 +162,7 @@ cdef bint goes_before(const Flow* a, const Flow* b, uint32_t tick) noexcept nogi
     return tick - a.opened < tick - b.opened
 
 
-cdef Flow* eviction_victim(const FlowTable* table, uint64_t token, uint32_t tick, int* count) noexcept nogil:
+cdef Flow* eviction_victim(const FlowTable* table, uint64_t token, uint32_t tick, uint32_t* count) noexcept nogil:
     """The flow of a token that would be pushed out, NULL if none may be, and how many flows it has."""
     cdef Flow* flow = chain_head(table, token)
     cdef Flow* victim = flow
@@ -181,26 +181,17 @@ cdef bint token_has_flow(const FlowTable* table, uint64_t token) noexcept nogil:
     return chain_head(table, token) != NULL
 
 
-cdef bint token_takes(const FlowTable* table, const Flow* flow, uint64_t token) noexcept nogil:
-    """The flow is the token's already, or the token has room for it without pushing out another."""
-    cdef int count
+cdef bint token_takes(const FlowTable* table, const Flow* flow, uint64_t token, uint32_t room) noexcept nogil:
+    """The flow is the token's already, or the token has fewer than `room` flows here: nothing need be pushed out for it."""
+    cdef uint32_t count
     eviction_victim(table, token, flow.seen, &count)
-    return flow.token == token or count < FLOWS_PER_TOKEN
+    return flow.token == token or count < room
 
 
-cdef bint token_is_full(const FlowTable* table, uint64_t token, uint32_t tick) noexcept nogil:
-    """It has as many flows as it may, and all are alive."""
-    cdef int count
-    return eviction_victim(table, token, tick, &count) == NULL and count >= FLOWS_PER_TOKEN
-
-
-cdef bint make_room(FlowTable* table, uint64_t token, uint32_t tick) noexcept nogil:
-    """Before a flow is made: one of its token's own goes if it would be the ninth; False when none may go."""
-    cdef int count
+cdef bint token_yield(FlowTable* table, uint64_t token, uint32_t tick) noexcept nogil:
+    """Pushes out a flow of the token, unless all that it has are alive."""
+    cdef uint32_t count
     cdef Flow* victim = eviction_victim(table, token, tick, &count)
-    keep_indexes_short(table)
-    if count < FLOWS_PER_TOKEN:
-        return True
     if victim == NULL:
         return False
     table.events[FLOWS_EVICTED] += 1
@@ -208,11 +199,21 @@ cdef bint make_room(FlowTable* table, uint64_t token, uint32_t tick) noexcept no
     return True
 
 
+cdef bint token_make_room(FlowTable* table, uint64_t token, uint32_t tick, uint32_t room) noexcept nogil:
+    """Before a flow is made: the token's own go, as many as needed to have fewer than `room`; False when too many are alive."""
+    cdef uint32_t count
+    eviction_victim(table, token, tick, &count)
+    while count >= room:
+        if not token_yield(table, token, tick):
+            return False
+        count -= 1
+    return True
+
+
 cdef Flow* flow_open(FlowTable* table, const FlowSeed* seed) noexcept nogil:
-    """A new flow for a key that has none; NULL when the table or the token is full. A token's ninth flow pushes out its own."""
+    """A new flow for a key that has none, of a token that has room for it; NULL when the table is full."""
     cdef Flow* flow
-    if not make_room(table, seed.token, seed.tick):
-        return NULL
+    keep_indexes_short(table)
     flow = take_free(table)
     if flow == NULL:
         return NULL
@@ -269,10 +270,10 @@ cdef void flow_establish(FlowTable* table, Flow* flow) noexcept nogil:
         store8(&flow.state, FLOW_ESTABLISHED)
 
 
-cdef void flow_retoken(FlowTable* table, Flow* flow, uint64_t token) noexcept nogil:
+cdef void flow_retoken(FlowTable* table, Flow* flow, uint64_t token, uint32_t room) noexcept nogil:
     """The flow's session has another token now (ICE restart, or another owner). A token that has its flows already gets no other
     this way: nobody's flow is pushed out by somebody's restart. Its checks are then verified each time, which is all it loses."""
-    if flow.token == token or not token_takes(table, flow, token):
+    if flow.token == token or not token_takes(table, flow, token, room):
         return
     keep_indexes_short(table)
     chain_unlink(table, flow)
@@ -352,36 +353,3 @@ cdef void forget(FlowTable* table, Flow* flow) noexcept nogil:
     table.header.free_head = number_of(table, flow)
     if flow.generation & 1:
         store16(&flow.generation, flow.generation + 1)
-
-
-cdef bint flow_copy(const FlowTable* sibling, const uint8_t* key, uint32_t hash, FlowCopy* copy) noexcept nogil:
-    """A consistent copy of a sibling's established flow, or False. Bounded, and safe against its writer at any point."""
-    cdef uint32_t at = hash & sibling.mask
-    cdef uint32_t word
-    cdef int probe
-    for probe in range(SIBLING_PROBES):
-        word = load32(&sibling.by_key[at])
-        if word == WORD_EMPTY:
-            return False
-        if word != WORD_TOMBSTONE and ((word ^ hash) & WORD_TAG) == 0 and 0 < (word & WORD_NUMBER) <= sibling.header.max_flows:
-            if copy_stable(sibling, &sibling.flows[(word & WORD_NUMBER) - 1], key, copy):
-                return True
-        at = (at + 1) & sibling.mask
-    return False
-
-
-cdef bint copy_stable(const FlowTable* sibling, const Flow* flow, const uint8_t* key, FlowCopy* copy) noexcept nogil:
-    """Takes flow and endpoints, then looks whether generation and route still stand: a number may have been given anew meanwhile."""
-    cdef uint16_t generation = load16(&flow.generation)
-    cdef uint32_t peers_most = sibling.peers.header.max_peers
-    if generation & 1:
-        return False
-    copy.flow = flow[0]
-    if copy.flow.state != FLOW_ESTABLISHED or not same_key(copy.flow.key, key):
-        return False
-    if next_hop_of(&copy.flow) > peers_most or owner_of(&copy.flow) > peers_most:
-        return False
-    copy.next_hop = sibling.peers.peers[next_hop_of(&copy.flow)].endpoint
-    copy.owner = sibling.peers.peers[owner_of(&copy.flow)].endpoint
-    fence_acquire()
-    return load16(&flow.generation) == generation and load32(&flow.route) == copy.flow.route

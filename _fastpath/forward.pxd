@@ -5,6 +5,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from _fastpath.batch cimport Batch
 from _fastpath.router cimport PUBLICS_MAX, Router
 from _fastpath.slot cimport Slot, SlotHeader
+from _fastpath.wire.token cimport TokenKeys
 
 cdef struct Loop:
     Router router
@@ -20,6 +21,9 @@ cdef struct Loop:
     uint32_t sweep_due                # flows still to be looked at
     uint32_t handled                  # packets since epoll was last asked
     int error                         # errno of what ended the loop
+    TokenKeys new_keys                # put here by another thread ...
+    uint32_t keys_version             # ... which makes this odd while it writes
+    uint32_t keys_taken               # the version that `router.keys` is
 
 cdef class Forwarder:
     cdef Loop loop
@@ -29,5 +33,7 @@ cdef class Forwarder:
     cdef void set_publics(self, object publics)
     cdef int set_siblings(self) except -1
 
+cdef void take_keys(Loop* loop) noexcept nogil
+cdef void hear_siblings(Router* router) noexcept nogil
 cdef void finish_up(Loop* loop, uint32_t socket) noexcept nogil
 cdef void finish_down(Loop* loop) noexcept nogil

@@ -15,8 +15,10 @@ class Forwarder:
         internal: tuple[int, int] = (-1, 2),
         wake: int = -1,
         max_half_open: int,
+        max_new_per_network_s: float = 0,
         flow_timeout_s: float = 30,
         half_open_timeout_s: float = 5,
         owner_hold_s: float = 12,
     ) -> None: ...
+    def set_keys(self, keyring: Keyring) -> None: ...
     def run(self) -> str: ...

@@ -11,7 +11,7 @@ from libc.stdint cimport uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from _fastpath.atomics cimport load32, load64, store32
+from _fastpath.atomics cimport fence_acquire, fence_release, load32, load64, store32
 from _fastpath.batch cimport (
     BATCH_MAX,
     BATCH_MIN,
@@ -28,7 +28,9 @@ from _fastpath.batch cimport (
 from _fastpath.down cimport decide_down, queue_down
 from _fastpath.flows cimport TICKS_PER_SECOND, FlowTable, flows_attach, flows_repair, flows_sweep
 from _fastpath.peers cimport PeerTable, peers_attach, peers_collect
-from _fastpath.router cimport INTERNAL, NETWORKS_MAX, SIBLINGS_MAX, Public
+from _fastpath.prefixes cimport prefixes_free, prefixes_make
+from _fastpath.router cimport INTERNAL, NETWORKS_MAX, SIBLINGS_MAX, Public, Router
+from _fastpath.siblings cimport Asks, asks_serve
 from _fastpath.sockets cimport (
     CLOCK_MONOTONIC_COARSE,
     EINTR,
@@ -47,7 +49,7 @@ from _fastpath.sockets cimport (
 from _fastpath.up cimport decide_up
 from _fastpath.verdicts cimport *
 from _fastpath.wire.address cimport Network
-from _fastpath.wire.token cimport Keyring
+from _fastpath.wire.token cimport Keyring, TokenKeys
 
 cdef enum:
     WAKE = 254                        # index of the eventfd where sockets are 0..15 and INTERNAL
@@ -153,6 +155,14 @@ cdef int wait(Loop* loop, int timeout_ms, uint32_t* publics, bint* internal) noe
     return 0
 
 
+cdef void hear_siblings(Router* router) noexcept nogil:
+    """Once a tick: makes room for tokens that others had to refuse."""
+    cdef uint32_t i
+    router.asked_before = router.asks.posted
+    for i in range(router.siblings):
+        asks_serve(router.sibling_asks[i], &router.asks_heard[i], &router.flows, router.tick)
+
+
 cdef void sweep(Loop* loop, uint32_t budget) noexcept nogil:
     """Each flow is looked at about once a second, in portions; unused peers are collected at most once a tick."""
     cdef uint32_t high_water = loop.router.flows.header.high_water
@@ -161,6 +171,7 @@ cdef void sweep(Loop* loop, uint32_t budget) noexcept nogil:
     cdef uint32_t portion
     if passed:
         loop.swept = loop.router.tick
+        hear_siblings(&loop.router)
         if loop.router.peers.header.wanted:
             peers_collect(&loop.router.peers)
         loop.sweep_due = min(<uint64_t>high_water, loop.sweep_due + <uint64_t>passed * (high_water // TICKS_PER_SECOND + 1))
@@ -173,10 +184,24 @@ cdef void sweep(Loop* loop, uint32_t budget) noexcept nogil:
                                                        loop.router.half_open_ticks)
 
 
+cdef void take_keys(Loop* loop) noexcept nogil:
+    """Whole or not at all: what changes while it is copied is taken at a later round."""
+    cdef uint32_t version = load32(&loop.keys_version)
+    cdef TokenKeys keys
+    if version == loop.keys_taken or version & 1:
+        return
+    keys = loop.new_keys
+    fence_acquire()
+    if load32(&loop.keys_version) == version:
+        loop.router.keys = keys
+        loop.keys_taken = version
+
+
 cdef void beat(Loop* loop) noexcept nogil:
     loop.router.tick = read_tick()
     if loop.slot.steering.heart != loop.router.tick:
         store32(&loop.slot.steering.heart, loop.router.tick)
+    take_keys(loop)
 
 
 cdef int failed(Loop* loop) noexcept nogil:
@@ -231,7 +256,8 @@ cdef class Forwarder:
         self.loop.epoll = -1
 
     def __init__(self, slot: Slot, *, siblings=(), keyring: Keyring, backends=(), publics=(), internal=(-1, 2), wake=-1,
-                 max_half_open: int, flow_timeout_s: float = 30, half_open_timeout_s: float = 5, owner_hold_s: float = 12):
+                 max_half_open: int, max_new_per_network_s: float = 0, flow_timeout_s: float = 30, half_open_timeout_s: float = 5,
+                 owner_hold_s: float = 12):
         cdef Router* router = &self.loop.router
         self.slot = slot
         self.siblings = tuple(siblings)
@@ -241,11 +267,13 @@ cdef class Forwarder:
         router.secret = slot.header.secret
         router.keys = keyring.keys
         router.max_half_open = max_half_open
+        prefixes_make(&router.prefixes, max_new_per_network_s)
         router.flow_ticks = <uint32_t>(flow_timeout_s * TICKS_PER_SECOND)
         router.half_open_ticks = <uint32_t>(half_open_timeout_s * TICKS_PER_SECOND)
         router.owner_hold_ticks = <uint32_t>(owner_hold_s * TICKS_PER_SECOND)
         router.draining = &slot.header.steering.draining
         router.events = slot.header.events
+        router.asks = &slot.header.asks
         router.tokens = slot.header.tokens
         peers_attach(&router.peers, slot.memory + slot.header.peers_at, &router.secret, internal[1])
         flows_attach(&router.flows, slot.memory + slot.header.flows_at, &router.peers, router.events)
@@ -261,8 +289,18 @@ cdef class Forwarder:
         batch_detach(&self.loop.batch)
         free(self.loop.router.sibling_flows)
         free(self.loop.router.sibling_peers)
+        free(self.loop.router.sibling_asks)
+        free(self.loop.router.asks_heard)
+        prefixes_free(&self.loop.router.prefixes)
         if self.loop.epoll >= 0:
             close(self.loop.epoll)
+
+    def set_keys(self, keyring: Keyring) -> None:
+        """Tokens are verified with these from the next round on. For one thread beside the one that runs."""
+        store32(&self.loop.keys_version, self.loop.keys_version + 1)
+        fence_release()
+        self.loop.new_keys = keyring.keys
+        store32(&self.loop.keys_version, self.loop.keys_version + 1)
 
     cdef void set_backends(self, backends):
         cdef Network* network
@@ -295,11 +333,15 @@ cdef class Forwarder:
             raise ValueError(f"at most {SIBLINGS_MAX} siblings")
         router.sibling_flows = <FlowTable*>calloc(len(self.siblings) + 1, sizeof(FlowTable))
         router.sibling_peers = <PeerTable*>calloc(len(self.siblings) + 1, sizeof(PeerTable))
-        if router.sibling_flows == NULL or router.sibling_peers == NULL:
+        router.sibling_asks = <const Asks**>calloc(len(self.siblings) + 1, sizeof(Asks*))
+        router.asks_heard = <uint32_t*>calloc(len(self.siblings) + 1, sizeof(uint32_t))
+        if not (router.sibling_flows and router.sibling_peers and router.sibling_asks and router.asks_heard):
             raise MemoryError("no memory for siblings")
         for i, sibling in enumerate(self.siblings):
             peers_attach(&router.sibling_peers[i], sibling.memory + sibling.header.peers_at, &router.secret, 0)
             flows_attach(&router.sibling_flows[i], sibling.memory + sibling.header.flows_at, &router.sibling_peers[i], NULL)
+            router.sibling_asks[i] = &sibling.header.asks
+            router.asks_heard[i] = load32(&sibling.header.asks.posted)
             router.siblings += 1
         return 0
 

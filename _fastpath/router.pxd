@@ -16,6 +16,8 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from _fastpath.flows cimport FlowTable
 from _fastpath.peers cimport PeerTable
+from _fastpath.prefixes cimport PrefixBook
+from _fastpath.siblings cimport Asks
 from _fastpath.siphash cimport SipKey
 from _fastpath.verdicts cimport TOKEN_OUTCOMES
 from _fastpath.wire.address cimport Network
@@ -39,13 +41,18 @@ cdef struct Router:
     PeerTable peers
     FlowTable* sibling_flows
     PeerTable* sibling_peers
+    const Asks** sibling_asks
+    uint32_t* asks_heard              # of each sibling's, how many were served
     uint32_t siblings
+    Asks* asks                        # our own
+    uint32_t asked_before             # how many were posted before this tick
     SipKey secret                     # of the whole relay: siblings place a flow by the same hash
     TokenKeys keys
     Network backends[NETWORKS_MAX]
     uint32_t backend_count
     Public publics[PUBLICS_MAX]
     uint32_t public_count
+    PrefixBook prefixes
     uint32_t max_half_open
     uint32_t owner_hold_ticks         # 12 s
     uint32_t flow_ticks

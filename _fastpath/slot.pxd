@@ -12,12 +12,13 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from _fastpath.batch cimport Batch, BatchState
 from _fastpath.flows cimport FlowTable
 from _fastpath.peers cimport PeerTable
+from _fastpath.siblings cimport Asks
 from _fastpath.siphash cimport SipKey
 from _fastpath.steering cimport Steered, Steering
 from _fastpath.verdicts cimport EVENTS, TOKEN_OUTCOMES
 
 cdef enum:
-    SLOT_LAYOUT = 1
+    SLOT_LAYOUT = 2
     SLOT_HEADER_ROOM = 8192
     SOCKETS_MAX = 17                  # 16 public and the internal one
     SECTION = 4096                    # sections begin on pages
@@ -39,6 +40,9 @@ cdef struct SlotHeader:
     uint64_t socket_drops[SOCKETS_MAX]
     uint64_t events[EVENTS]
     uint64_t tokens[8 * TOKEN_OUTCOMES]
+    Asks asks                         # at 1024: siblings read it once a tick
+    uint32_t key_ids                  # a bit for each route key that the worker verifies with
+    uint32_t spare_key_ids
 
 cdef class Slot(Steered):
     cdef uint8_t* memory

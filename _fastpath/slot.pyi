@@ -1,3 +1,4 @@
+from collections.abc import Iterable
 from typing import Self
 
 from typing_extensions import Buffer
@@ -16,6 +17,10 @@ def flow_bytes(max_flows: int) -> float: ...
 
 class Slot(Steered):
     epoch: int
+    @property
+    def key_ids(self) -> frozenset[int]: ...
+    @key_ids.setter
+    def key_ids(self, ids: Iterable[int]) -> None: ...
     @property
     def max_flows(self) -> int: ...
     @classmethod

@@ -178,6 +178,16 @@ cdef class Slot:
         return {(key_id, name): load64(&self.header.tokens[key_id * TOKEN_OUTCOMES + i])
                 for key_id in range(8) for i, name in enumerate(TOKEN_OUTCOME_NAMES)}
 
+    @property
+    def key_ids(self) -> frozenset[int]:
+        """The route keys that the worker verifies with."""
+        cdef uint32_t bits = load32(&self.header.key_ids)
+        return frozenset(key_id for key_id in range(8) if bits >> key_id & 1)
+
+    @key_ids.setter
+    def key_ids(self, ids) -> None:
+        store32(&self.header.key_ids, sum(1 << key_id for key_id in ids))
+
     def socket_drops(self, index: int) -> int:
         if not 0 <= index < SOCKETS_MAX:
             raise IndexError(index)

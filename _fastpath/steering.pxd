@@ -10,7 +10,8 @@ cdef struct Steering:
     uint32_t stopping                 # the process is to end
     uint32_t pid
     uint32_t restarts                 # how often the launcher had to start it again
-    uint8_t spare_control[48]
+    uint32_t reloads                  # how often what can change was to be read again
+    uint8_t spare_control[44]
     uint32_t heart                    # tick of the hot thread's last round
     uint8_t spare_heart[60]
     uint64_t busy_ppm                 # of the hot thread, in millionths

@@ -3,5 +3,6 @@ class Steered:
     stopping: bool
     pid: int
     restarts: int
+    reloads: int
     heart: int
     busy_ratio: float

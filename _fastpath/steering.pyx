@@ -37,6 +37,14 @@ cdef class Steered:
         store32(&self.steering.restarts, value)
 
     @property
+    def reloads(self) -> int:
+        return load32(&self.steering.reloads)
+
+    @reloads.setter
+    def reloads(self, value: int) -> None:
+        store32(&self.steering.reloads, value)
+
+    @property
     def heart(self) -> int:
         """Tick of the last round of the hot thread."""
         return load32(&self.steering.heart)

@@ -11,11 +11,13 @@ from libc.string cimport memcmp, memcpy
 from _fastpath.atomics cimport load32
 from _fastpath.batch cimport Packet, control_of, name_of, payload_of
 from _fastpath.flows cimport (
-    FLOW_ESTABLISHED, FLOW_HALF_OPEN, Flow, FlowCopy, FlowSeed, flow_remember, flow_copy, flow_find, flow_open,
-    key_hash, next_hop_of, owner_of, prefetch_flow, prefetch_word, token_has_flow, token_is_full,
+    FLOW_ESTABLISHED, FLOW_HALF_OPEN, FLOWS_PER_TOKEN, Flow, FlowSeed, flow_find, flow_open, flow_remember, key_hash, next_hop_of,
+    owner_of, prefetch_flow, prefetch_word, token_has_flow, token_make_room,
 )
 from _fastpath.peers cimport NO_PEER, peer_intern
+from _fastpath.prefixes cimport prefix_admits
 from _fastpath.router cimport ANY_TOKEN, Public
+from _fastpath.siblings cimport FlowCopy, asks_post, flow_copy, token_flows
 from _fastpath.siphash cimport siphash13
 from _fastpath.sockets cimport AF_INET, CMSG_DATA, IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6, IPV6_PKTINFO, MSG_TRUNC, cmsghdr, in_pktinfo, mmsghdr
 from _fastpath.verdicts cimport (
@@ -23,7 +25,7 @@ from _fastpath.verdicts cimport (
     OUTCOME_OTHER_VERSION, OUTCOME_UNKNOWN_KEY, OUTCOME_VERIFIED, PENDING, TOKEN_OUTCOMES, UP_ADOPTED,
     UP_BAD_COOKIE, UP_BAD_DESTINATION, UP_BAD_SOURCE, UP_CHECK, UP_CONTENDED, UP_DRAINING, UP_FOREIGN_OWNER,
     UP_HALF_OPEN_FULL, UP_LONG_USERNAME, UP_MEDIA, UP_NO_FLOW, UP_NO_TOKEN, UP_NO_USERNAME, UP_OPENED,
-    UP_PEERS_FULL, UP_RESTART, UP_STUN_MALFORMED, UP_TABLE_FULL, UP_TOKEN_FORGED, UP_TOKEN_FULL, UP_TOKEN_KEY, UP_TOKEN_VERSION,
+    UP_PEERS_FULL, UP_PREFIX_FULL, UP_RESTART, UP_STUN_MALFORMED, UP_TABLE_FULL, UP_TOKEN_FORGED, UP_TOKEN_FULL, UP_TOKEN_KEY, UP_TOKEN_VERSION,
     UP_TOO_SHORT, UP_TRUNCATED, UP_UNKNOWN_KIND,
 )
 from _fastpath.wire.address cimport (
@@ -241,7 +243,10 @@ cdef uint8_t open_flow(Router* router, Packet* packet, uint32_t socket, uint16_t
     cdef FlowSeed seed
     if router.flows.header.half_open >= router.max_half_open:
         return UP_HALF_OPEN_FULL
-    if token_is_full(&router.flows, token, router.tick):
+    if not prefix_admits(&router.prefixes, &router.secret, envelope_key(packet.payload) + KEY_CLIENT, router.tick):
+        return UP_PREFIX_FULL
+    if not token_make_room(&router.flows, token, router.tick, room_for(router, token)):
+        asks_post(router.asks, token, router.asked_before)
         return UP_TOKEN_FULL
     seed.key = envelope_key(packet.payload)
     seed.hash = packet.hash
@@ -256,6 +261,15 @@ cdef uint8_t open_flow(Router* router, Packet* packet, uint32_t socket, uint16_t
         return UP_TABLE_FULL
     packet.target = owner
     return UP_OPENED
+
+
+cdef uint32_t room_for(const Router* router, uint64_t token) noexcept nogil:
+    """How many flows of a token we may have, beside those that siblings have."""
+    cdef uint32_t room = FLOWS_PER_TOKEN
+    cdef uint32_t i
+    for i in range(router.siblings):
+        room -= min(room, token_flows(&router.sibling_flows[i], token))
+    return room
 
 
 cdef bint fits(const Router* router, const FlowCopy* copy, const Endpoint* sender, uint64_t token) noexcept nogil:
@@ -290,6 +304,8 @@ cdef Flow* take_over(Router* router, Packet* packet, const FlowCopy* copy) noexc
     seed.nonce = copy.flow.nonce
     seed.tick = router.tick
     if seed.next_hop == NO_PEER or seed.owner == NO_PEER or seed.socket >= router.public_count:
+        return NULL
+    if not token_make_room(&router.flows, seed.token, seed.tick, FLOWS_PER_TOKEN):
         return NULL
     flow = flow_open(&router.flows, &seed)
     if flow != NULL:

@@ -34,7 +34,8 @@ cdef enum:
     UP_PEERS_FULL
     UP_TABLE_FULL
     UP_HALF_OPEN_FULL
-    UP_TOKEN_FULL                     # the token has as many flows as it may, all of them alive
+    UP_TOKEN_FULL                     # the token has as many flows as it may, here and in sibling workers, and none of ours may go
+    UP_PREFIX_FULL                    # its network opens flows faster than it may
     UP_DRAINING                       # a new session while the relay drains
     UP_NO_FLOW
     UP_ABANDONED                      # in a batch that killed its worker again and again

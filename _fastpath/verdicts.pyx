@@ -12,7 +12,7 @@ VERDICTS_BY_NUMBER: tuple[tuple[str, bool, str], ...] = (
     (UP, False, "unknown_kind"), (UP, False, "bad_cookie"), (UP, False, "stun_malformed"), (UP, False, "no_username"),
     (UP, False, "long_username"), (UP, False, "no_token"), (UP, False, "token_version"), (UP, False, "token_key"),
     (UP, False, "token_forged"), (UP, False, "foreign_owner"), (UP, False, "peers_full"), (UP, False, "table_full"),
-    (UP, False, "half_open_full"), (UP, False, "token_full"), (UP, False, "draining"), (UP, False, "no_flow"),
+    (UP, False, "half_open_full"), (UP, False, "token_full"), (UP, False, "prefix_full"), (UP, False, "draining"), (UP, False, "no_flow"),
     (UP, False, "abandoned"), (UP, False, "send_buffer"), (UP, False, "send_too_big"), (UP, False, "send_refused"),
     (DOWN, True, "media"), (DOWN, True, "answer"), (DOWN, True, "established"), (DOWN, True, "moved"),
     (DOWN, False, "truncated"), (DOWN, False, "bad_envelope"), (DOWN, False, "no_flow"), (DOWN, False, "not_next_hop"),

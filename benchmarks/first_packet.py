@@ -26,7 +26,16 @@ FORWARDER_CPU, OTHER_CPU = 0, 1
 MODES = ("steady", "opening", "noise", "forged")
 STEADY_FLOWS = 1000
 FLOWS_PER_TOKEN = 8
-RELAY_OPTIONS = ("--max-flows", "1000000", "--max-half-open", "1000000", "--flow-timeout", "600")
+RELAY_OPTIONS = (
+    "--max-flows",
+    "1000000",
+    "--max-half-open",
+    "1000000",
+    "--flow-timeout",
+    "600",
+    "--max-new-per-network",
+    "0",
+)
 
 
 def measure(relay: support.RelayProcess, mode: str, tokens: Path, rate: int, seconds: float) -> float:

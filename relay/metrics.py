@@ -12,6 +12,7 @@ from prometheus_client import Metric
 import relay
 from _fastpath.slot import flow_bytes
 from _fastpath.verdicts import BATCH_BOUNDS, VERDICTS_BY_NUMBER
+from _fastpath.wire.token import KEY_IDS
 from relay.runtime.metrics import build_info, counter, gauge, histogram
 from relay.slots import WorkerSlot
 
@@ -69,6 +70,10 @@ def _flows(slots: Sequence[WorkerSlot]) -> Iterable[Metric]:
     yield counter("ufrag_relay_flows_moved_total", "Gone to another owner.", event("flows_moved"), ["worker"])
     yield counter("ufrag_relay_index_rebuilds_total", "Index rebuilds.", event("index_rebuilds"), ["worker"])
     yield counter("ufrag_relay_tokens_total", "Tokens read.", tokens, ["key_id", "result", "worker"])
+    present: Samples = {
+        (str(key_id), str(own.index)): float(key_id in own.slot.key_ids) for own in slots for key_id in range(KEY_IDS)
+    }
+    yield gauge("ufrag_relay_route_key_present", "1: tokens of it are taken.", present, ["key_id", "worker"])
     capacity: Samples = {(str(own.index),): own.slot.max_flows for own in slots}
     yield gauge("ufrag_relay_flows_capacity", "Flows a table can hold.", capacity, ["worker"])
     yield gauge("ufrag_relay_flow_bytes", "Memory per flow the table can hold.", flow_bytes(slots[0].slot.max_flows))

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 
 from relay.metrics import families
-from relay.runtime import admin, watch
+from relay.runtime import admin, keys, watch
 from relay.runtime.admin_child import AdminChild
 from relay.runtime.launcher import Child
 from relay.runtime.log import event
@@ -27,6 +27,7 @@ class RelayProgram:
     """relay.runtime.launcher.Program."""
 
     def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         admin_socket = listen(settings.admin, "--admin")
         self.slots = open_slots(settings)
         workers: list[Child] = [Worker(own.index, settings, self.slots) for own in self.slots]
@@ -46,8 +47,10 @@ class RelayProgram:
             own.ring()
 
     def reload(self) -> None:
-        """Nothing is read again while running: said, so that nobody waits for new keys to be taken."""
-        event(log, logging.WARNING, "nothing is reloaded, keys included", mend="restart the relay")
+        """The route keys, by each worker; here they are read only to say at once what is wrong with the file."""
+        keys.load(self._settings.route_key_file)
+        for own in self.slots:
+            own.slot.reloads += 1
 
     def _leave(self) -> None:
         for own in self.slots:

@@ -32,10 +32,12 @@ class Settings:
     listen: tuple[Address, ...]
     internal: Address
     backends: tuple[Network, ...]
+    route_key_file: Path
     route_keys: RouteKeys
     plan: Plan
     max_flows: int
     max_half_open: int
+    max_new_per_network: int
     flow_timeout_s: float
     half_open_timeout_s: float
     drain_timeout_s: float
@@ -53,6 +55,7 @@ def build(
     cpus_spec: str,
     max_flows: int,
     max_half_open: int | None,
+    max_new_per_network: int,
     flow_timeout_s: float,
     half_open_timeout_s: float,
     drain_timeout_s: float,
@@ -68,15 +71,18 @@ def build(
     _check_timeouts(flow_timeout_s, half_open_timeout_s)
     _check_sizes(max_flows, max_half_open)
     check_buffer(recv_buffer)
+    key_file = _key_file(route_key_file)
     return Settings(
         listen=tuple(listen),
         internal=internal,
         backends=networks,
-        route_keys=_route_keys(route_key_file),
+        route_key_file=key_file,
+        route_keys=keys.load(key_file),
         plan=plan,
         max_flows=max_flows,
         # An eighth: in health half-open flows live some milliseconds, so this is a bound for floods only.
         max_half_open=max_half_open if max_half_open is not None else max(1, max_flows // 8),
+        max_new_per_network=max_new_per_network,
         flow_timeout_s=flow_timeout_s,
         half_open_timeout_s=half_open_timeout_s,
         drain_timeout_s=drain_timeout_s,
@@ -150,8 +156,8 @@ def _check_sizes(max_flows: int, max_half_open: int | None) -> None:
         raise ConfigError(what, where=f"--max-half-open {max_half_open}", mend=mend)
 
 
-def _route_keys(file: str | None) -> RouteKeys:
+def _key_file(file: str | None) -> Path:
     if file is None:
         mend = "make one with `relay keys new --out route.key`, and give the same file to the transceivers"
         raise ConfigError("no route keys are given", where="--route-key-file", mend=mend)
-    return keys.load(Path(file))
+    return Path(file)

@@ -7,11 +7,14 @@ Sockets and memory are the launcher's (`slots`); a worker opens no socket and no
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Sequence
 
 from _fastpath.forward import Forwarder
 from relay.runtime import watch
+from relay.runtime.errors import ConfigError
+from relay.runtime.keys import RouteKeyFile
 from relay.runtime.log import event
 from relay.runtime.sockets import kernel_drops, masked
 from relay.settings import Settings
@@ -31,6 +34,8 @@ class Worker:
         self._slots = slots
         self._own = slots[index]
         self._cpu = settings.plan.pins[index]
+        self._key_file = RouteKeyFile(settings.route_key_file)
+        self._reloads = 0
 
     def prepare(self) -> None:
         """A new epoch: should a predecessor still run, it stops at its next round."""
@@ -48,7 +53,10 @@ class Worker:
             if other is not self._own:
                 other.close()
         forwarder = self._forwarder()
-        watch.Cold(alive_fd, self._report).start()
+        self._own.slot.key_ids = self._settings.route_keys.by_id
+        self._reloads = self._own.slot.reloads
+        self._read_keys(forwarder, asked=True)
+        watch.Cold(alive_fd, functools.partial(self._tend, forwarder)).start()
         watch.pin(self._cpu, worker=self._own.index)
         ending = forwarder.run()
         event(log, logging.INFO, "worker ends", worker=self._own.index, why=ending)
@@ -65,12 +73,28 @@ class Worker:
             internal=(self._own.internal.fileno(), int(settings.internal.family)),
             wake=self._own.wake,
             max_half_open=settings.max_half_open,
+            # The kernel spreads a network's packets evenly enough over the workers.
+            max_new_per_network_s=settings.max_new_per_network / len(self._slots),
             flow_timeout_s=settings.flow_timeout_s,
             half_open_timeout_s=settings.half_open_timeout_s,
         )
 
-    def _report(self, busy_ratio: float) -> None:
-        """Of the cold thread, once a second: how busy the hot one was, and what the kernel dropped."""
+    def _tend(self, forwarder: Forwarder, busy_ratio: float) -> None:
+        """Of the cold thread, once a second: how busy the hot one was, what the kernel dropped, and new keys."""
         self._own.slot.busy_ratio = busy_ratio
         for index, (_, sock) in enumerate(self._own.sockets()):
             self._own.slot.set_socket_drops(index, kernel_drops(sock))
+        reloads, self._reloads = self._reloads, self._own.slot.reloads
+        self._read_keys(forwarder, asked=reloads != self._reloads)
+
+    def _read_keys(self, forwarder: Forwarder, *, asked: bool) -> None:
+        """New ones are in force from the next batch on; while the file is bad the old ones stay."""
+        try:
+            found = self._key_file.look(asked=asked)
+        except ConfigError as error:
+            event(log, logging.ERROR, "route keys are not taken", worker=self._own.index, error=str(error))
+            return
+        if found is not None:
+            forwarder.set_keys(found.keyring())
+            self._own.slot.key_ids = found.by_id
+            event(log, logging.INFO, "route keys", worker=self._own.index, ids=sorted(found.by_id))

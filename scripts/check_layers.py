@@ -23,7 +23,8 @@ PROJECT = ("_fastpath", "relay", "transceiver")
 # The first row that fits counts: a name stands for itself, a star at its end for whatever may follow there.
 LAYERS: tuple[tuple[int, str], ...] = (
     (0, "_fastpath _fastpath.siphash _fastpath.atomics _fastpath.sockets _fastpath.verdicts"),
-    (0, "_fastpath.wire _fastpath.wire.* _fastpath.peers _fastpath.flows relay transceiver"),
+    (0, "_fastpath.wire _fastpath.wire.* _fastpath.peers _fastpath.flows _fastpath.siblings relay"),
+    (0, "_fastpath.prefixes transceiver"),
     (0, "_fastpath.sha1 _fastpath.reception _fastpath.index _fastpath.wheel _fastpath.rings _fastpath.steering"),
     (1, "_fastpath.batch _fastpath.slot _fastpath.router _fastpath.up _fastpath.down _fastpath.forward"),
     (1, "_fastpath.outcomes _fastpath.media_slot _fastpath.sessions _fastpath.srtp _fastpath.engine"),

@@ -1,4 +1,4 @@
-"""Key files: what relays and transceivers share as secrets. Read at start, in the launcher.
+"""Key files: what relays and transceivers share as secrets. Read at start, in the launcher; route keys also later.
 
     route keys    a key a line, `<key id>:<64 hex digits>`, id 0..6. The first mints, all verify: so a new key is added
                   below, spread to all relays, then moved to the top for the transceivers, and the old one removed
@@ -43,6 +43,35 @@ class RouteKeys:
 
     def keyring(self) -> Keyring:
         return Keyring(self.by_id)
+
+
+class RouteKeyFile:
+    """The file of the route keys while a program runs: read again when it is another one, or was written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._known = self._seen = _stamp(path)
+
+    def look(self, *, asked: bool = False) -> RouteKeys | None:
+        """The keys, if the file changed; `asked`: in any case, at once. A ConfigError says what is wrong with it, once.
+
+        A change is taken at the second look that finds it: at the first, somebody may still be writing.
+        """
+        stamp, before = _stamp(self.path), self._seen
+        self._seen = stamp
+        if not asked and (stamp == self._known or stamp != before):
+            return None
+        self._known = stamp
+        return load(self.path)
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What tells one content from another without reading it; a file that is not there has one, too."""
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        return (error.errno or 0,)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def new_route_key(key_id: int) -> str:

@@ -134,11 +134,11 @@ def test_a_flow_of_a_socket_that_is_not_here_is_not_adopted() -> None:
 
 def test_a_siblings_flow_of_a_token_that_is_full_here_is_not_adopted() -> None:
     one, other = siblings()
-    one.up(check(token()))
-    one.down(framed(CLIENT, LOCAL, answer()))
     for number in range(8):
         other.up(check(token()), client(number))
         other.down(framed(client(number), LOCAL, answer()))
+    one.up(check(token()))
+    one.down(framed(CLIENT, LOCAL, answer()))
     assert other.up(RTP) == ("no_flow", None)
     assert other.up(check(token())) == ("token_full", None)
     assert len(other.slot.flow_list()) == 8

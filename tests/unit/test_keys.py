@@ -130,3 +130,67 @@ def test_the_same_file_rules_for_all(tmp_path: Path) -> None:
             load(file)
         with pytest.raises(ConfigError, match="transceiver keys new"):
             load(tmp_path / "absent")
+
+
+# --- the file of a running program ---
+
+
+def rewrite(path: Path, text: str) -> None:
+    """As an editor or a secrets manager does it: another file in its place."""
+    other = write(path.with_suffix(".new"), text)
+    other.rename(path)
+
+
+def test_a_changed_file_is_taken_at_the_second_look(tmp_path: Path) -> None:
+    path = write(tmp_path / "k", f"0:{A}\n")
+    file = keys.RouteKeyFile(path)
+    assert file.look() is None
+    rewrite(path, f"1:{B}\n0:{A}\n")
+    assert file.look() is None  # somebody may still be writing
+    found = file.look()
+    assert found is not None
+    assert (found.minting, sorted(found.by_id)) == (1, [0, 1])
+    assert file.look() is None
+
+
+def test_a_file_that_is_being_written_is_let_be(tmp_path: Path) -> None:
+    path = write(tmp_path / "k", f"0:{A}\n1:{B}\n")
+    file = keys.RouteKeyFile(path)
+    for written in (f"0:{A}\n", f"0:{A}\n2:{B[:10]}", f"0:{A}\n2:{B}\n"):
+        rewrite(path, written)
+        assert file.look() is None
+    found = file.look()
+    assert found is not None
+    assert sorted(found.by_id) == [0, 2]
+
+
+def test_who_asks_gets_the_keys_at_once(tmp_path: Path) -> None:
+    path = write(tmp_path / "k", f"0:{A}\n")
+    file = keys.RouteKeyFile(path)
+    assert file.look(asked=True) is not None
+    rewrite(path, f"1:{B}\n")
+    found = file.look(asked=True)
+    assert found is not None
+    assert found.minting == 1
+    assert file.look() is None
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "says"),
+    [("", 0o600, "no key in it"), (f"9:{A}\n", 0o600, "no route key"), (f"0:{A}\n", 0o644, "chmod 600")],
+)
+def test_a_bad_file_is_said_once(tmp_path: Path, text: str, mode: int, says: str) -> None:
+    path = write(tmp_path / "k", f"0:{A}\n")
+    file = keys.RouteKeyFile(path)
+    write(path, text, mode)
+    assert file.look() is None
+    with pytest.raises(ConfigError, match=says):
+        file.look()
+    assert file.look() is None
+    path.unlink()
+    assert file.look() is None
+    with pytest.raises(ConfigError, match="cannot read"):
+        file.look()
+    rewrite(path, f"1:{B}\n")
+    assert file.look() is None
+    assert file.look() is not None

@@ -33,7 +33,7 @@ from tests.support.harness import (
 from tests.support.packets import RTP, answer, check, framed
 
 FLOWS = 100
-COUNTERS = 59
+COUNTERS = 60
 PAGE = 4096
 
 
@@ -56,7 +56,7 @@ def test_sizes_of_the_structures() -> None:
         "Peer": 64,
         "PeersHeader": 64,
         "BatchState": 64 + 512 + 2 * 8 * (1 + COUNTERS),
-        "SlotHeader": 1024,
+        "SlotHeader": 1160,
         "mmsghdr": 64,
     }
 
@@ -72,7 +72,7 @@ def test_the_batch_state_leaves_its_page_to_itself() -> None:
 
 
 def test_numbers_that_are_interfaces() -> None:
-    assert (slot_module.LAYOUT, slot_module.TICKS_PER_SECOND, slot_module.SECRET_BYTES) == (1, 16, 16)
+    assert (slot_module.LAYOUT, slot_module.TICKS_PER_SECOND, slot_module.SECRET_BYTES) == (2, 16, 16)
     assert slot_module.MOST_FLOWS == 1 << 22
     assert len(COUNTER_NAMES) == COUNTERS
     assert len(EVENT_NAMES) == 7
@@ -82,7 +82,7 @@ def test_numbers_that_are_interfaces() -> None:
 def test_the_header_in_memory() -> None:
     memory, slot = made()
     assert memory[:8] == b"UFRAGSLT"
-    assert struct.unpack_from("<II", memory, 8) == (1, FLOWS)
+    assert struct.unpack_from("<II", memory, 8) == (2, FLOWS)
     total, flows_at, peers_at, batch_at = struct.unpack_from("<4Q", memory, 24)
     assert total == len(memory) == slot_bytes(FLOWS)
     assert flows_at == 2 * PAGE

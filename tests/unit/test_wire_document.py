@@ -96,9 +96,9 @@ def test_verdicts_by_number() -> None:
 def test_numbers_of_the_counters() -> None:
     names = ("packets_up", "packets_down", "bytes_up", "bytes_down", "batches", "batch_le_1", "batch_le_512")
     numbers = [COUNTER_NAMES.index(name) for name in names]
-    assert numbers == [44, 45, 46, 47, 48, 49, 58]
-    assert "44 packets up, 45 packets down, 46 bytes up, 47 bytes down" in text()
-    assert "48 batches, and 49 to 58 batches" in text()
+    assert numbers == [45, 46, 47, 48, 49, 50, 59]
+    assert "45 packets up, 46 packets down, 47 bytes up, 48 bytes down" in text()
+    assert "49 batches, and 50 to 59 batches" in text()
     assert f"then u64[{len(COUNTER_NAMES)}]" in text()
 
 
@@ -139,8 +139,9 @@ def test_offsets_of_fields(text: str, field: str) -> None:
 
 
 def test_the_last_fields_end_where_the_structures_do() -> None:
-    """The header with the token outcomes, the batch state with the second block of counters."""
-    assert field_at("token outcomes by key id") + 8 * 8 * len(TOKEN_OUTCOME_NAMES) == SIZES["SlotHeader"]
+    """The header with the key ids, the batch state with the second block of counters."""
+    assert field_at("token outcomes by key id") + 8 * 8 * len(TOKEN_OUTCOME_NAMES) == field_at("asks:")
+    assert field_at("key ids:") + 8 == SIZES["SlotHeader"]
     assert field_at("events:") + 8 * len(EVENT_NAMES) == field_at("token outcomes by key id")
     block = 8 * (1 + len(COUNTER_NAMES))
     assert f"| 576, {576 + block} | {block} bytes each |" in text()

@@ -1,0 +1,88 @@
+"""Key rotation of a running relay: no packet lost, no flow cut, and a bad file changes nothing."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from _fastpath.wire.token import KEY_IDS, Keyring
+from benchmarks.support import Echo, Generator, mint_tokens, write_tokens
+from relay.runtime.config import parse_address
+from tests.support.asker import ask
+from tests.support.relays import Relay, until
+
+pytestmark = pytest.mark.usefixtures("quiet_machine")
+
+ROTATIONS = 20
+
+
+def replace(key_file: Path, text: str, mode: int = 0o600) -> None:
+    new = key_file.with_suffix(".new")
+    new.write_text(text)
+    new.chmod(mode)
+    new.rename(key_file)
+
+
+def taken(relay: Relay, key_id: int) -> float:
+    """By how many workers."""
+    return relay.total("ufrag_relay_route_key_present", key_id=str(key_id))
+
+
+def answered(relay: Relay, ring: Keyring, key_id: int, owner: Echo) -> bool:
+    host, _, port = owner.address.rpartition(":")
+    return ask(ring.mint(key_id, (host, int(port))), parse_address(relay.target))[2]
+
+
+def test_twenty_rotations_under_load_lose_nothing(key_file: Path, tmp_path: Path) -> None:
+    """Each adds a key and removes the one before the last; the flows' own key is gone after the first two."""
+    lines = [key_file.read_text().strip()]
+    with ExitStack() as stack:
+        owner = stack.enter_context(Echo(0))
+        relay = stack.enter_context(Relay(key_file, workers=2, cpus="auto"))
+        tokens = write_tokens(tmp_path / "tokens", mint_tokens(key_file, [owner.address], 500))
+        generator = Generator(relay.target, tokens, flows=500, rate=20_000, seconds=30, size=160, live=True)
+        with generator:
+            for done, _ in zip(range(1, ROTATIONS + 1), generator.seconds(), strict=False):
+                key_id, key = done % KEY_IDS, secrets.token_bytes(32)
+                lines = [f"{key_id}:{key.hex()}", *lines][:2]
+                replace(key_file, "\n".join(lines) + "\n")
+                os.kill(relay.process.pid, signal.SIGHUP)
+                until(lambda key_id=key_id: taken(relay, key_id) == 2)  # type: ignore[misc]
+                assert answered(relay, Keyring({key_id: key}), key_id, owner)
+            assert done == ROTATIONS
+            for _ in generator.seconds():
+                pass
+            result = generator.result
+        assert result["sent"] > 500_000
+        assert (result["lost"], result["corrupted"], result["misdirected"]) == (0, 0, 0)
+        assert relay.total("ufrag_relay_worker_restarts_total") == 0
+        assert relay.total("ufrag_relay_tokens_total", result="flow", key_id="0") > 0
+
+
+def test_a_changed_file_is_found_without_a_signal(key_file: Path) -> None:
+    key = secrets.token_bytes(32)
+    with Echo(0) as owner, Relay(key_file, workers=2) as relay:
+        assert not answered(relay, Keyring({4: key}), 4, owner)
+        replace(key_file, f"4:{key.hex()}\n")
+        until(lambda: taken(relay, 4) == 2)
+        assert taken(relay, 0) == 0
+        assert answered(relay, Keyring({4: key}), 4, owner)
+
+
+@pytest.mark.parametrize(("text", "mode", "says"), [("0:nonsense\n", 0o600, "no route key"), ("", 0o644, "chmod 600")])
+def test_a_bad_file_changes_nothing_and_is_said(key_file: Path, text: str, mode: int, says: str) -> None:
+    ring = Keyring({0: bytes.fromhex(key_file.read_text().strip().partition(":")[2])})
+    with Echo(0) as owner, Relay(key_file, workers=1) as relay:
+        replace(key_file, text or key_file.read_text(), mode)
+        os.kill(relay.process.pid, signal.SIGHUP)
+        until(lambda: relay.log().count(says) >= 2)  # by the launcher at once, by the worker
+        assert taken(relay, 0) == 1
+        assert answered(relay, ring, 0, owner)
+        relay.kill_worker(0)
+        until(lambda: relay.total("ufrag_relay_worker_restarts_total") == 1)
+        assert answered(relay, ring, 0, owner)  # its successor has the keys that the relay began with
