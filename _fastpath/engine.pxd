@@ -33,6 +33,7 @@ cdef enum:
     COMMAND_REPORTING                 # Head.flag: whether the loop wants to hear of every check
     COMMAND_PUMP                      # the application wrote to the ring
     COMMAND_CLOSE                     # answered with EVENT_CLOSED: the number and the keys are free then
+    COMMAND_ROUTE_KEYS                # TokenKeys, of no session: tokens are verified with these from now on
 
     EVENT_CHECK = 1                   # an authenticated check; Head.value: something could not be afforded before
     EVENT_PROVEN                      # a path answered; Head.value: its round trip in microseconds (0: not known), then a bit: it starved

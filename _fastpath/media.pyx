@@ -207,6 +207,12 @@ cdef class MediaEngine:
         self.command(COMMAND_CLOSE, index, serial, 0, 0, 0)
         self.commit()
 
+    def rotate(self, keyring: Keyring) -> None:
+        """What tokens of dead sessions are verified with from now on."""
+        cdef unsigned char* body = self.command(COMMAND_ROUTE_KEYS, 0, 0, 0, 0, sizeof(TokenKeys))
+        memcpy(body, &keyring.keys, sizeof(TokenKeys))
+        self.commit()
+
     def events(self, most: int = 256) -> list[tuple[str, int, int, int, int, bytes]]:
         """(name, index, serial, path, value or flag, datagram) of what happened, oldest first."""
         cdef uint32_t length = 0

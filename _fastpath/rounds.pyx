@@ -19,6 +19,7 @@ from _fastpath.sockets cimport (
     epoll_wait, errno, nanosleep, read, write,
 )
 from _fastpath.verdicts cimport BYTES_UP, PACKETS_UP
+from _fastpath.wire.token cimport TokenKeys
 from _fastpath.wheel cimport NO_ITEM, wheel_set, wheel_take, wheel_wait_ms
 
 cdef enum:
@@ -85,6 +86,9 @@ cdef void obey(Engine* engine, const Head* head, const uint8_t* body, uint32_t l
     cdef Session* session
     if head.kind == COMMAND_OPEN:
         open_session(engine, head, <const OpenBody*>body)
+        return
+    if head.kind == COMMAND_ROUTE_KEYS:
+        memcpy(&engine.keys, body, sizeof(TokenKeys))
         return
     session = session_at(engine, head.session, head.serial)
     if session == NULL:

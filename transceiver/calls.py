@@ -7,6 +7,7 @@ check can come for a session that is not known yet (it would be answered 403, wh
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import heapq
 import logging
@@ -150,6 +151,11 @@ class Calls:
         session.negotiated = negotiated
         self.registry.add_token(session, token)
         return answer.write_answer(choice, self._description(session, token, password, candidates))
+
+    def rotate(self, keyring: Keyring, key_id: int) -> None:
+        """Tokens are made with that key from now on; those that there are stay."""
+        self._engine.rotate(keyring)
+        self._minter = dataclasses.replace(self._minter, keyring=keyring, key_id=key_id)
 
     def hangup(self, call_id: str, now: float, reason: str = "hangup") -> bool:
         session = self.registry.find(call_id)

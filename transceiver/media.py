@@ -26,10 +26,11 @@ from typing import Any
 
 import uvloop
 
-from _fastpath.media import MediaEngine
+from _fastpath.media import CommandsFull, MediaEngine
 from _fastpath.media_slot import MediaSlot
 from relay.runtime import watch
 from relay.runtime.errors import EXIT_FAILURE, ConfigError
+from relay.runtime.keys import RouteKeyFile
 from relay.runtime.log import event
 from relay.runtime.sockets import kernel_drops, masked
 from transceiver import ice, srtp
@@ -148,6 +149,8 @@ class Media:
             time.monotonic,
         )
         self._keyring = keyring
+        self._key_file = RouteKeyFile(settings.route_key_file)
+        self._reloads = own.slot.reloads
         self._address = address
         self._hot = threading.Thread(target=self._run_hot, name="hot", daemon=True)
         self._failed = False
@@ -173,6 +176,7 @@ class Media:
         for server in servers:
             await server.start()
         self._slot.loop_heart = _tick()
+        self._read_keys(asked=True)
         tasks = [asyncio.create_task(self._report()), asyncio.create_task(self._keep_resolving())]
         for task in tasks:
             task.add_done_callback(self._task_ended)
@@ -291,6 +295,21 @@ class Media:
             self._slot.socket_drops = kernel_drops(self._own.internal)
             self.calls.obey_tools(time.monotonic())
             self._reread()
+            reloads, self._reloads = self._reloads, self._slot.reloads
+            self._read_keys(asked=reloads != self._reloads)
+
+    def _read_keys(self, *, asked: bool) -> None:
+        """New ones mint and verify from now on; while the file is bad, or the hot thread far behind, the old ones do."""
+        try:
+            found = self._key_file.look(asked=asked)
+            if found is not None:
+                self._keyring = found.keyring()
+                self.calls.rotate(self._keyring, found.minting)
+                event(log, logging.INFO, "route keys", ids=sorted(found.by_id), minting=found.minting)
+        except ConfigError as error:
+            event(log, logging.ERROR, "route keys are not taken", error=str(error))
+        except CommandsFull:
+            self._reloads -= 1  # asked for again, in a second
 
     def _reread(self) -> None:
         try:

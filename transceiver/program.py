@@ -14,7 +14,7 @@ from dataclasses import asdict
 from typing import Any
 
 from _fastpath.media_slot import SessionView
-from relay.runtime import admin, watch
+from relay.runtime import admin, keys, watch
 from relay.runtime.admin_child import AdminChild
 from relay.runtime.launcher import Child
 from relay.runtime.limits import is_loopback
@@ -45,6 +45,7 @@ class TransceiverProgram:
 
     def __init__(self, settings: Settings, process: MakeProcess | None = None) -> None:
         process = process or _media_process()
+        self._settings = settings
         admin_socket = listen(settings.admin, "--admin")
         self.slots = open_slots(settings)
         processes = [process(own.index, settings, self.slots) for own in self.slots]
@@ -66,9 +67,10 @@ class TransceiverProgram:
             own.ring_loop()
 
     def reload(self) -> None:
-        """Nothing is read again by a signal: said, so that nobody waits for new keys to be taken."""
-        mend = "restart the transceiver; an --advertise-file is read again whenever it changes"
-        event(log, logging.WARNING, "nothing is reloaded, keys and certificates included", mend=mend)
+        """The route keys, by each process; here they are read only to say at once what is wrong with the file."""
+        keys.load(self._settings.route_key_file)
+        for own in self.slots:
+            own.slot.reloads += 1
 
     def _leave(self) -> None:
         """The admin process keeps the bells: it rings the loop for a hangup."""

@@ -77,6 +77,7 @@ class Settings:
     advertise: tuple[Endpoint, ...]
     advertise_file: str | None
     relays: tuple[Network, ...]
+    route_key_file: Path
     route_keys: RouteKeys
     session_key: bytes = field(repr=False)
     session_key_given: bool  # else it is this start's own, and other hosts do not have it
@@ -133,7 +134,8 @@ def build(
         advertise=_advertise(advertise, advertise_file, internal),
         advertise_file=advertise_file,
         relays=_relays(relays, internal),
-        route_keys=_route_keys(route_key_file),
+        route_key_file=(key_file := _key_file(route_key_file)),
+        route_keys=keys.load(key_file),
         session_key=_session_key(session_key_file),
         session_key_given=session_key_file is not None,
         max_sessions=max_sessions,
@@ -251,11 +253,11 @@ def _auth_key(file: str | None, given: Hidden | None, no_auth: bool, http: Addre
 # Keys and numbers
 
 
-def _route_keys(file: str | None) -> RouteKeys:
+def _key_file(file: str | None) -> Path:
     if file is None:
         mend = "make one with `relay keys new --out route.key`, and give the same file to the relays"
         raise ConfigError("no route keys are given", where="--route-key-file", mend=mend)
-    return keys.load(Path(file))
+    return Path(file)
 
 
 def _session_key(file: str | None) -> bytes:

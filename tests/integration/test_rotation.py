@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import subprocess
+import sys
+import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,7 +17,9 @@ from _fastpath.wire.token import KEY_IDS, Keyring
 from benchmarks.support import Echo, Generator, mint_tokens, write_tokens
 from relay.runtime.config import parse_address
 from tests.support.asker import ask
+from tests.support.offers import VECTORS
 from tests.support.relays import Relay, until
+from tests.support.transceivers import Transceiver
 
 pytestmark = pytest.mark.usefixtures("quiet_machine")
 
@@ -62,6 +67,43 @@ def test_twenty_rotations_under_load_lose_nothing(key_file: Path, tmp_path: Path
         assert (result["lost"], result["corrupted"], result["misdirected"]) == (0, 0, 0)
         assert relay.total("ufrag_relay_worker_restarts_total") == 0
         assert relay.total("ufrag_relay_tokens_total", result="flow", key_id="0") > 0
+
+
+def minted_by(transceiver: Transceiver, rings: dict[int, Keyring]) -> int:
+    """The id of the key that a new call's token was made with."""
+    head = {"Content-Type": "application/sdp"}
+    offer = urllib.request.Request(f"{transceiver.url}/v1/realtime/calls", VECTORS["chromium"].encode(), head)
+    with urllib.request.urlopen(offer, timeout=10) as response:
+        answer = response.read().decode()
+    ufrag = answer.partition("a=ice-ufrag:")[2].partition("\r\n")[0]
+    [found] = [key_id for key_id, ring in rings.items() if ring.verify(ufrag.encode())[0] == "verified"]
+    return found
+
+
+def test_relay_and_transceiver_rotate_under_a_call(key_file: Path) -> None:
+    """Relay first, then transceiver, then the old key goes: the call of the old key goes on, the next has the new one."""
+    old, new = key_file.read_text().strip(), f"5:{secrets.token_hex(32)}"
+    rings = {int(line[0]): Keyring({int(line[0]): bytes.fromhex(line[2:])}) for line in (old, new)}
+    with Relay(key_file) as relay, Transceiver(key_file, advertise=[relay.target]) as transceiver:
+        assert minted_by(transceiver, rings) == 0
+        words = [sys.executable, "-m", "transceiver", "call", transceiver.url, "--seconds", "6"]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as call:
+            until(lambda: "live" in [each["state"] for each in transceiver.sessions()])
+            replace(key_file, f"{new}\n{old}\n")
+            for process in (relay, transceiver):
+                os.kill(process.process.pid, signal.SIGHUP)
+            until(lambda: taken(relay, 5) == 1)
+            until(lambda: minted_by(transceiver, rings) == 5)
+            replace(key_file, f"{new}\n")
+            for process in (relay, transceiver):
+                os.kill(process.process.pid, signal.SIGHUP)
+            until(lambda: taken(relay, 0) == 0)
+            said = call.communicate(timeout=30)[0]
+        assert call.returncode == 0, said
+        assert "none lost" in said
+        second = subprocess.run([*words[:-1], "1"], capture_output=True, text=True, timeout=30, check=False)
+        assert second.returncode == 0, second.stdout + second.stderr
+        assert relay.total("ufrag_relay_tokens_total", result="verified", key_id="5") > 0
 
 
 def test_a_changed_file_is_found_without_a_signal(key_file: Path) -> None:

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from relay.runtime.config import Hidden, parse_address
-from relay.runtime.errors import PortBusy
+from relay.runtime.errors import ConfigError, PortBusy
 from relay.runtime.sockets import listen
-from tests.support.configured import configured
+from tests.support.configured import configured, key_file
 from transceiver import slots as slots_module
 from transceiver.program import TransceiverProgram, pages
 from transceiver.settings import Settings
@@ -180,9 +180,19 @@ def test_drain_and_stop_are_words_and_bells(start: Start) -> None:
     assert all(own.slot.stopping and rung(own.wake) for own in program.slots)
 
 
-def test_reload_says_what_it_does_not(start: Start, caplog: pytest.LogCaptureFixture) -> None:
-    start().reload()
-    assert "restart" in caplog.records[-1].__dict__["fields"]["mend"]
+def test_reload_asks_each_process_to_read_the_keys(start: Start) -> None:
+    program = start()
+    program.reload()
+    program.reload()
+    assert [own.slot.reloads for own in program.slots] == [2, 2]
+
+
+def test_reload_asks_nobody_while_the_file_is_bad(start: Start, tmp_path: Path) -> None:
+    program = start()
+    Path(key_file(tmp_path)).write_text("nonsense")
+    with pytest.raises(ConfigError, match="no route key"):
+        program.reload()
+    assert [own.slot.reloads for own in program.slots] == [0, 0]
 
 
 WILDCARD = parse_address("0.0.0.0:0")
