@@ -299,7 +299,7 @@ class Media:
             self._read_keys(asked=reloads != self._reloads)
 
     def _read_keys(self, *, asked: bool) -> None:
-        """New ones mint and verify from now on; while the file is bad, or the hot thread far behind, the old ones do."""
+        """New ones mint and verify from now on; while the file is bad, or the hot thread far behind, old ones."""
         try:
             found = self._key_file.look(asked=asked)
             if found is not None:

@@ -81,7 +81,7 @@ def minted_by(transceiver: Transceiver, rings: dict[int, Keyring]) -> int:
 
 
 def test_relay_and_transceiver_rotate_under_a_call(key_file: Path) -> None:
-    """Relay first, then transceiver, then the old key goes: the call of the old key goes on, the next has the new one."""
+    """The old key goes while a call of it is on, which goes on; the next call has the new one."""
     old, new = key_file.read_text().strip(), f"5:{secrets.token_hex(32)}"
     rings = {int(line[0]): Keyring({int(line[0]): bytes.fromhex(line[2:])}) for line in (old, new)}
     with Relay(key_file) as relay, Transceiver(key_file, advertise=[relay.target]) as transceiver:
