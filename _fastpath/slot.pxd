@@ -43,6 +43,7 @@ cdef struct SlotHeader:
     Asks asks                         # at 1024: siblings read it once a tick
     uint32_t key_ids                  # a bit for each route key that the worker verifies with
     uint32_t spare_key_ids
+    uint64_t socket_queues[SOCKETS_MAX]
 
 cdef class Slot(Steered):
     cdef uint8_t* memory

@@ -193,20 +193,33 @@ cdef class Slot:
             raise IndexError(index)
         return load64(&self.header.socket_drops[index])
 
-    def set_socket_drops(self, index: int, drops: int) -> None:
+    def socket_queue(self, index: int) -> int:
+        """Bytes that waited in the socket when last looked at."""
+        if not 0 <= index < SOCKETS_MAX:
+            raise IndexError(index)
+        return load64(&self.header.socket_queues[index])
+
+    def set_socket(self, index: int, drops: int, waiting: int = 0) -> None:
+        """What the kernel says of a socket."""
         if not 0 <= index < SOCKETS_MAX:
             raise IndexError(index)
         store64(&self.header.socket_drops[index], drops)
+        store64(&self.header.socket_queues[index], waiting)
 
-    def flow_list(self) -> list[dict[str, object]]:
-        """Every flow, for tools and tests. A table that is being written may show a flow twice or not at all."""
+    @property
+    def flows_used(self) -> int:
+        """Flows have numbers below this."""
+        return load32(&(<FlowsHeader*>(self.memory + self.header.flows_at)).high_water)
+
+    def flow_list(self, first: int = 0, most: int = FLOWS_MAX) -> list[dict[str, object]]:
+        """The flows among `most` numbers from `first` on. A table that is being written may show one twice or not at all."""
         cdef FlowTable flows
         cdef PeerTable peers
         cdef uint32_t number
         peers_attach(&peers, self.memory + self.header.peers_at, &self.header.secret, 0)
         flows_attach(&flows, self.memory + self.header.flows_at, &peers, NULL)
         found = []
-        for number in range(flows.header.high_water):
+        for number in range(min(first, self.flows_used), min(first + most, self.flows_used)):
             if flows.flows[number].state != FLOW_FREE:
                 found.append(describe(&flows.flows[number], &peers))
         return found

@@ -14,6 +14,7 @@ import click
 
 import relay
 from _fastpath.wire.token import CLUSTERS, GENERATIONS, KEY_IDS
+from relay import tools
 from relay.program import RelayProgram
 from relay.runtime import keys, log
 from relay.runtime.config import Address, AddressPort, Cidr, Duration, Size, program_options, render_show, run_command
@@ -153,6 +154,10 @@ def token_show(text: str, route_key_file: str) -> None:
     owner = f"[{fields.owner[0]}]" if ipaddress.ip_address(fields.owner[0]).version == 6 else fields.owner[0]
     click.echo(f"owner       {owner}:{fields.owner[1]}\ncluster     {fields.cluster}\ngeneration  {fields.generation}")
     click.echo(f"key id      {fields.key_id}\nrandom      {fields.nonce:012x}")
+
+
+for command in (tools.status, tools.flows, tools.top):
+    cli.add_command(command)
 
 
 def main(args: list[str] | None = None, prog_name: str = "relay") -> NoReturn:

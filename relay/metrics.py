@@ -83,11 +83,15 @@ def _workers(slots: Sequence[WorkerSlot]) -> Iterable[Metric]:
     drops: Samples = {
         (label, str(own.index)): own.slot.socket_drops(i) for own in slots for i, (label, _) in enumerate(own.sockets())
     }
+    queues: Samples = {
+        (label, str(own.index)): own.slot.socket_queue(i) for own in slots for i, (label, _) in enumerate(own.sockets())
+    }
     restarts: Samples = {(str(own.index),): own.slot.restarts for own in slots}
     busy: Samples = {(str(own.index),): own.slot.busy_ratio for own in slots}
     resumed: Samples = {(str(own.index),): own.slot.events()["batches_resumed"] for own in slots}
     draining: Samples = {(str(own.index),): float(own.slot.draining) for own in slots}
     yield counter("ufrag_relay_socket_drops_total", "Dropped by the kernel: buffer full.", drops, ["socket", "worker"])
+    yield gauge("ufrag_relay_socket_queue_bytes", "Waiting in the kernel, last second.", queues, ["socket", "worker"])
     yield counter("ufrag_relay_worker_restarts_total", "Workers started again.", restarts, ["worker"])
     yield counter("ufrag_relay_batches_resumed_total", "Finished for a dead predecessor.", resumed, ["worker"])
     yield gauge("ufrag_relay_busy_ratio", "CPU time of the hot thread over time.", busy, ["worker"])

@@ -6,9 +6,11 @@ port says of them.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Sequence
 
+from relay import flows
 from relay.metrics import families
 from relay.runtime import admin, keys, watch
 from relay.runtime.admin_child import AdminChild
@@ -66,7 +68,10 @@ class RelayProgram:
         def stale_workers() -> list[int]:
             return watch.stale(own.slot.heart for own in self.slots)
 
-        return admin.Pages({"/metrics": metrics, **admin.health(draining, stale_workers)})
+        return admin.Pages(
+            public={"/metrics": metrics, **admin.health(draining, stale_workers)},
+            looks={"/flows/*": functools.partial(flows.page, self.slots)},
+        )
 
     def _announce(self, settings: Settings) -> None:
         event(log, logging.INFO, "workers", plan=settings.plan.explanation)

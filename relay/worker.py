@@ -16,7 +16,7 @@ from relay.runtime import watch
 from relay.runtime.errors import ConfigError
 from relay.runtime.keys import RouteKeyFile
 from relay.runtime.log import event
-from relay.runtime.sockets import kernel_drops, masked
+from relay.runtime.sockets import kernel_queue, masked
 from relay.settings import Settings
 from relay.slots import WorkerSlot
 
@@ -83,7 +83,8 @@ class Worker:
         """Of the cold thread, once a second: how busy the hot one was, what the kernel dropped, and new keys."""
         self._own.slot.busy_ratio = busy_ratio
         for index, (_, sock) in enumerate(self._own.sockets()):
-            self._own.slot.set_socket_drops(index, kernel_drops(sock))
+            queue = kernel_queue(sock)
+            self._own.slot.set_socket(index, queue.drops, queue.waiting)
         reloads, self._reloads = self._reloads, self._own.slot.reloads
         self._read_keys(forwarder, asked=reloads != self._reloads)
 

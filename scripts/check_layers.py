@@ -33,12 +33,13 @@ LAYERS: tuple[tuple[int, str], ...] = (
     (2, "relay.runtime relay.runtime.*"),
     (3, "transceiver.ice transceiver.sdp transceiver.answer transceiver.srtp transceiver.audio transceiver.events"),
     (3, "transceiver.identity transceiver.dtls transceiver.dtls_* transceiver.sctp transceiver.sctp_*"),
-    (4, "relay.settings relay.slots relay.routes relay.metrics relay.redis_store"),
+    (4, "relay.settings relay.slots relay.routes relay.metrics relay.redis_store relay.flows"),
     (4, "transceiver.settings transceiver.advertise transceiver.slots transceiver.metrics"),
     (4, "transceiver.admin_client transceiver.views transceiver.apps transceiver.registry transceiver.session"),
     (5, "relay.worker relay.program transceiver.program transceiver.media transceiver.calls"),
     (5, "transceiver.http transceiver.http.* transceiver.caller transceiver.caller_*"),
-    (6, "relay.cli relay.__main__ transceiver.cli transceiver.__main__"),
+    (5, "relay.views relay.explain relay.probe"),
+    (6, "relay.cli relay.tools relay.__main__ transceiver.cli transceiver.__main__"),
     # The door of the console scripts looks at both houses from outside, by name and only when called.
     (6, "_fastpath.commands"),
 )
@@ -58,7 +59,10 @@ ALLOWED_IN = {
     },
     "aiortc": {"transceiver.sctp", "transceiver.sctp_*", "transceiver.caller"},
     # Everything else takes `now` as an argument.
-    "time": {"relay.runtime.launcher", "relay.runtime.watch", "transceiver.media", "transceiver.cli"},
+    "time": {
+        *("relay.runtime.launcher", "relay.runtime.watch", "relay.runtime.screen"),
+        *("relay.tools", "transceiver.media", "transceiver.cli"),
+    },
 }
 CLOCKS = {"now", "today", "utcnow"}
 

@@ -32,8 +32,8 @@ from aiortc.mediastreams import MediaStreamError
 from aiortc.stats import RTCInboundRtpStreamStats, RTCOutboundRtpStreamStats, RTCRemoteInboundRtpStreamStats
 from rich.text import Text
 
+from relay.runtime import screen
 from transceiver import caller_sound as sound
-from transceiver import views
 from transceiver.caller_http import Answer, Signaling, plain
 from transceiver.caller_options import Wishes, call_options, wishes_of
 from transceiver.caller_report import HEAD, Failure, Report, Second
@@ -332,7 +332,7 @@ def command(as_json: bool, **options: Any) -> int:
 
     Ends with 0 when the call was good: connected, audio and message back, little lost; else with 1.
     """
-    wishes, console = wishes_of(options), views.console()
+    wishes, console = wishes_of(options), screen.console()
     if wishes.on_loopback:
         offer_loopback()
 

@@ -8,7 +8,6 @@ command needs is imported when it runs, so that looking at a transceiver does no
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import sys
@@ -228,11 +227,12 @@ def _client(admin: Address) -> AdminClient:
 @_admin_option
 def status(admin: Address) -> int:
     """One screen: may calls come, how many are there, how well do they go. Ends with 1 when it is not ready."""
+    from relay.runtime import screen
     from transceiver import views
 
     client = _client(admin)
     ready = client.ready()
-    views.console().print(views.status(client.metrics(), ready, str(client.address)))
+    screen.console().print(views.status(client.metrics(), ready, str(client.address)))
     return 0 if ready.get("ready") else 1
 
 
@@ -242,13 +242,14 @@ def status(admin: Address) -> int:
 @click.option("--order", type=click.Choice(["id", "loss", "rtt", "age"]), default="id", show_default=True)
 def sessions(admin: Address, as_json: bool, order: str) -> None:
     """The calls at this moment."""
+    from relay.runtime import screen
     from transceiver import views
 
     found = _client(admin).sessions()
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
-    console = views.console()
+    console = screen.console()
     console.print(views.sessions(found, time.time(), console.width, order))
 
 
@@ -259,23 +260,15 @@ def sessions(admin: Address, as_json: bool, order: str) -> None:
               help="Which sessions come first.")  # fmt: skip
 def top(admin: Address, interval: float, order: str) -> None:
     """The same, live: rates, workers, and the sessions that do worst. Ctrl-C ends it."""
-    from rich.live import Live
-
+    from relay.runtime import screen
     from transceiver import views
 
-    client, console = _client(admin), views.console()
-    then, moment = None, _look(client)
-    with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
-        terminal = console.is_terminal  # else one screen after the other goes to the file or pipe
-        live = stack.enter_context(Live(console=console, screen=True, auto_refresh=False)) if terminal else None
-        while True:
-            screen = views.top(then, moment, time.time(), console.width, console.height, order)
-            if live:
-                live.update(screen, refresh=True)
-            else:
-                console.print(screen)
-            time.sleep(max(0.1, interval))
-            then, moment = moment, _look(client)
+    client = _client(admin)
+    screen.watch(
+        lambda: _look(client),
+        lambda then, now, shown: views.top(then, now, time.time(), shown.width, shown.height, order),
+        interval,
+    )
 
 
 def _look(client: AdminClient) -> Moment:

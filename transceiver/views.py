@@ -1,8 +1,7 @@
 """What operators look at: `transceiver status`, `sessions` and `top`, drawn from what the admin port said.
 
 Rules: nothing is asked here and no clock is read; a view is made of `Metrics`, sessions as `/sessions` has them, and
-`now`. All of it reads well at 80 columns without colour; wider screens show more columns. What comes from outside is
-shown as text: no markup of `rich` in it is obeyed.
+`now`. All of it reads well at 80 columns without colour; wider screens show more columns.
 """
 
 from __future__ import annotations
@@ -11,57 +10,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from transceiver.admin_client import Metrics
+from relay.runtime.admin_client import Metrics
+from relay.runtime.screen import WIDE, count, duration, listed, milliseconds, percent, readiness, share, word
 
-WIDE = 120  # columns from which on more is shown
 Session = Mapping[str, Any]
-
-
-def console(file: Any = None, width: int | None = None) -> Console:
-    """Where views are printed: a terminal, or 80 columns of a file or pipe."""
-    return Console(file=file, width=width, highlight=False, markup=False, emoji=False)
-
-
-# Numbers as people read them
-
-
-def count(number: float) -> str:
-    """At most five characters: 999, 12.3k, 4.56M."""
-    for unit in ("", "k", "M", "G"):
-        if number < 999.5:
-            return f"{number:.3g}{unit}" if unit else f"{number:.0f}"
-        number /= 1000
-    return f"{number:.3g}T"
-
-
-def percent(ratio: float) -> str:
-    return f"{100 * ratio:.0f} %" if ratio in (0, 1) or ratio >= 0.1 else f"{100 * ratio:.1f} %"
-
-
-def duration(seconds: float) -> str:
-    """`7 s`, `12:34`, `3:04:05`, `5 d 03 h`."""
-    whole = max(0, int(seconds))
-    minutes, hours, days = whole // 60, whole // 3600, whole // 86_400
-    if days:
-        return f"{days} d {hours % 24:02} h"
-    if hours:
-        return f"{hours}:{minutes % 60:02}:{whole % 60:02}"
-    return f"{minutes}:{whole % 60:02}" if minutes else f"{whole} s"
-
-
-def milliseconds(seconds: float | None) -> str:
-    """A bound of a histogram."""
-    if seconds is None:
-        return "-"
-    return "more" if seconds == float("inf") else f"{seconds * 1e3:g} ms"
-
-
-def share(lost: float, received: float) -> str:
-    return percent(lost / (lost + received)) if lost > 0 and lost + received > 0 else "0 %"
 
 
 # transceiver status
@@ -80,14 +36,14 @@ def status(metrics: Metrics, ready: Mapping[str, Any], address: str) -> Renderab
 def _lines(metrics: Metrics, ready: Mapping[str, Any], address: str) -> Iterable[tuple[str, str]]:
     (build, *_) = metrics.samples("ufrag_transceiver_build_info") or (None,)
     version = build.labels.get("version", "?") if build else "?"
-    yield "transceiver", f"{version} at {address}: {_readiness(ready)}"
+    yield "transceiver", f"{version} at {address}: {readiness(ready)}"
     states = metrics.by("state", "ufrag_transceiver_sessions")
     capacity = metrics.total("ufrag_transceiver_sessions_capacity")
-    yield "sessions", f"{sum(states.values()):.0f} of {capacity:.0f}{_listed(states)}"
+    yield "sessions", f"{sum(states.values()):.0f} of {capacity:.0f}{listed(states)}"
     ended = metrics.by("end_reason", "ufrag_transceiver_sessions_total")
-    yield "ended", f"{count(sum(ended.values()))}{_listed(ended)}"
+    yield "ended", f"{count(sum(ended.values()))}{listed(ended)}"
     refused = metrics.by("reason", "ufrag_transceiver_refused_total")
-    yield "refused", f"{count(sum(refused.values()))}{_listed(refused)}"
+    yield "refused", f"{count(sum(refused.values()))}{listed(refused)}"
     yield (
         "set-up 50/95 %",
         _quantiles(metrics, [(stage, "setup", stage) for stage in ("check", "ice", "dtls", "media")]),
@@ -95,21 +51,6 @@ def _lines(metrics: Metrics, ready: Mapping[str, Any], address: str) -> Iterable
     yield "network 50/95 %", _quantiles(metrics, [("round trip", "rtt", ""), ("jitter", "jitter", "")]) + _loss(metrics)
     for way in ("up", "down"):
         yield f"packets {way}", _packets(metrics, way)
-
-
-def _readiness(ready: Mapping[str, Any]) -> str:
-    if ready.get("ready"):
-        return "ready"
-    stale = ready.get("stale_workers") or []
-    reasons = ["draining"] if ready.get("draining") else []
-    reasons += [f"worker {', '.join(map(str, stale))} hangs"] if stale else []
-    return f"NOT READY, {' and '.join(reasons) or 'it does not say why'}"
-
-
-def _listed(numbers: Mapping[str, float]) -> str:
-    """` (live 3, new 1)`, the largest first, without zeros."""
-    found = sorted(((-number, name) for name, number in numbers.items() if number), key=lambda pair: pair)
-    return f" ({', '.join(f'{name} {count(-number)}' for number, name in found)})" if found else ""
 
 
 def _quantiles(metrics: Metrics, wanted: Sequence[tuple[str, str, str]]) -> str:
@@ -134,8 +75,8 @@ def _loss(metrics: Metrics) -> str:
 def _packets(metrics: Metrics, way: str) -> str:
     kinds = metrics.by("kind", "ufrag_transceiver_packets_total", direction=way)
     drops = metrics.by("reason", "ufrag_transceiver_drops_total", direction=way)
-    text = f"{count(sum(kinds.values()))}{_listed(kinds)}"
-    return f"{text}, dropped {count(sum(drops.values()))}{_listed(drops)}"
+    text = f"{count(sum(kinds.values()))}{listed(kinds)}"
+    return f"{text}, dropped {count(sum(drops.values()))}{listed(drops)}"
 
 
 def workers(metrics: Metrics, ready: Mapping[str, Any]) -> Table:
@@ -173,9 +114,7 @@ class Column:
 
 
 def _word(session: Session, name: str) -> str:
-    """What came from a client, an SDP's word say, must not steer the terminal."""
-    text = str(session.get(name) or "-")
-    return text if text.isprintable() else repr(text)
+    return word(session.get(name))
 
 
 def _number(session: Session, name: str) -> float:
@@ -243,12 +182,12 @@ class Moment:
 def top(then: Moment | None, moment: Moment, now: float, width: int, height: int, order: str) -> RenderableType:
     """A screen: what flows, the workers, and as many sessions as fit, the worst by `order` first."""
     states = moment.metrics.by("state", "ufrag_transceiver_sessions")
-    head = f"{_readiness(moment.ready)}, {sum(states.values()):.0f} sessions{_listed(states)}"
+    head = f"{readiness(moment.ready)}, {sum(states.values()):.0f} sessions{listed(states)}"
     table = workers(moment.metrics, moment.ready)
     left = max(1, height - table.row_count - 6)
-    listed = sessions(moment.sessions, now, width, order, left)
+    shown = sessions(moment.sessions, now, width, order, left)
     lines = (Text(line, no_wrap=True, overflow="ellipsis") for line in (head, _rates(then, moment), ""))
-    return Group(*lines, table, Text(), listed)
+    return Group(*lines, table, Text(), shown)
 
 
 def _rates(then: Moment | None, moment: Moment) -> str:

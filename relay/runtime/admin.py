@@ -56,10 +56,11 @@ class _Refusal(Exception):
 
 @dataclass(frozen=True)
 class Pages:
-    """What is served, by path. An action's path holds a `*`, one segment, which is what it is called with."""
+    """What is served, by path. The path of a look or an action holds a `*`, one segment, which it is called with."""
 
     public: Mapping[str, Route]
     local: Mapping[str, Route] = field(default_factory=dict)
+    looks: Mapping[str, Action] = field(default_factory=dict)  # local, too
     actions: Mapping[str, Action] = field(default_factory=dict)
 
 
@@ -160,8 +161,8 @@ class _Server:
     def _find(self, head: _Head, is_local: bool) -> Route:
         """What answers this request."""
         public = self._pages.public.get(head.path)
-        route = public or self._pages.local.get(head.path)
-        action = None if route else self._find_action(head.path)
+        route = public or self._pages.local.get(head.path) or _match(self._pages.looks, head.path)
+        action = None if route else _match(self._pages.actions, head.path)
         if route is None and action is None:
             raise _Refusal(HTTPStatus.NOT_FOUND)
         if public is None and not is_local:
@@ -174,20 +175,21 @@ class _Server:
         assert found is not None
         return found
 
-    def _find_action(self, path: str) -> Route | None:
-        for pattern, action in self._pages.actions.items():
-            before, _, behind = pattern.partition("*")
-            word = path[len(before) : len(path) - len(behind)]
-            if word and "/" not in word and path == before + word + behind:
-                return partial(action, word)
-        return None
-
     def _answer(self, route: Route, path: str) -> Answer:
         try:
             return route()
         except Exception:
             log.exception("admin page failed", extra={"fields": {"path": path}})
             raise _Refusal(HTTPStatus.INTERNAL_SERVER_ERROR) from None
+
+
+def _match(patterns: Mapping[str, Action], path: str) -> Route | None:
+    for pattern, action in patterns.items():
+        before, _, behind = pattern.partition("*")
+        word = path[len(before) : len(path) - len(behind)]
+        if word and "/" not in word and path == before + word + behind:
+            return partial(action, word)
+    return None
 
 
 def _is_local(writer: asyncio.StreamWriter) -> bool:

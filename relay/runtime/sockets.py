@@ -12,6 +12,7 @@ import ipaddress
 import logging
 import socket
 import struct
+from typing import NamedTuple
 
 from _fastpath.wire.envelope import mapped
 from relay.runtime.config import Address, Network
@@ -84,16 +85,26 @@ def say_buffer(log: logging.Logger, asked: int, sock: socket.socket) -> None:
     event(log, level, "receive buffer", asked=asked, got=got, small_packets=2 * got // _SMALL_PACKET_BYTES, **mend)
 
 
+class Queue(NamedTuple):
+    """What the kernel keeps of a socket: bytes that wait in it, as the kernel books them, and datagrams dropped
+    because its buffer was full."""
+
+    waiting: int
+    drops: int
+
+
 def kernel_drops(sock: socket.socket) -> int:
-    """Datagrams the kernel dropped because this socket's buffer was full."""
+    return kernel_queue(sock).drops
+
+
+def kernel_queue(sock: socket.socket) -> Queue:
     try:
         words = struct.unpack(f"{_MEMINFO_WORDS}I", sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 4 * _MEMINFO_WORDS))
     except (OSError, struct.error) as error:
         raise RuntimeFault(
             f"the kernel does not tell its drops: {error}", mend="Linux 4.12 or later is needed"
         ) from None
-    drops: int = words[_MEMINFO_DROPS]
-    return drops
+    return Queue(words[0], words[_MEMINFO_DROPS])
 
 
 # Connections

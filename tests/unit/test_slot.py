@@ -56,7 +56,7 @@ def test_sizes_of_the_structures() -> None:
         "Peer": 64,
         "PeersHeader": 64,
         "BatchState": 64 + 512 + 2 * 8 * (1 + COUNTERS),
-        "SlotHeader": 1160,
+        "SlotHeader": 1296,
         "mmsghdr": 64,
     }
 
@@ -119,8 +119,8 @@ def test_the_steering_words_in_memory() -> None:
     assert struct.unpack_from("<II", memory, 192) == (0, 1)
     assert word(memory, 256, 4) == 7
     slot.busy_ratio = 0.25
-    slot.set_socket_drops(0, 5)
-    slot.set_socket_drops(16, 6)
+    slot.set_socket(0, 5)
+    slot.set_socket(16, 6)
     assert word(memory, 320) == 250_000
     assert (word(memory, 384), word(memory, 384 + 8 * 16)) == (5, 6)
 
@@ -130,7 +130,7 @@ def test_what_is_set_is_read() -> None:
     reader = Slot.open(memory)
     writer.draining = writer.stopping = True
     writer.heart, writer.pid, writer.busy_ratio, writer.restarts = 9, 10, 0.5, 11
-    writer.set_socket_drops(3, 12)
+    writer.set_socket(3, 12)
     assert (reader.draining, reader.stopping) == (True, True)
     assert (reader.heart, reader.pid, reader.busy_ratio, reader.restarts) == (9, 10, 0.5, 11)
     assert reader.socket_drops(3) == 12
@@ -143,7 +143,7 @@ def test_sockets_there_are_not(index: int) -> None:
     with pytest.raises(IndexError):
         slot.socket_drops(index)
     with pytest.raises(IndexError):
-        slot.set_socket_drops(index, 1)
+        slot.set_socket(index, 1)
 
 
 def test_a_flow_in_memory() -> None:

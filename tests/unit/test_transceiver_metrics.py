@@ -9,9 +9,9 @@ import pytest
 
 from _fastpath.media_slot import END_REASONS, HISTOGRAM_BOUNDS, TALLY_NAMES, MediaSlot, media_slot_bytes
 from _fastpath.outcomes import OUTCOMES
+from relay.runtime.admin_client import Metrics, parse_metrics
 from relay.runtime.metrics import render
 from transceiver import metrics
-from transceiver.admin_client import Metrics, parse_metrics
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
 PREFIX = "ufrag_transceiver_"

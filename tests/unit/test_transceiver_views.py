@@ -17,13 +17,14 @@ from typing import Any
 import pytest
 from rich.console import RenderableType
 
-from relay.runtime import admin
+from relay.runtime import admin, screen
+from relay.runtime.admin_client import Metrics, parse_metrics
 from relay.runtime.config import parse_address, run_command
 from relay.runtime.errors import RuntimeFault
 from relay.runtime.sockets import listen
 from tests.support.configured import configured
 from transceiver import cli, views
-from transceiver.admin_client import AdminClient, Metrics, parse_metrics
+from transceiver.admin_client import AdminClient
 from transceiver.program import pages
 from transceiver.slots import ProcessSlot, open_slots
 
@@ -36,7 +37,7 @@ Capture = pytest.CaptureFixture[str]
 
 def lines(view: RenderableType, width: int = 80) -> list[str]:
     file = io.StringIO()
-    views.console(file, width).print(view)
+    screen.console(file, width).print(view)
     return [line.rstrip() for line in file.getvalue().splitlines()]
 
 
@@ -48,14 +49,14 @@ def lines(view: RenderableType, width: int = 80) -> list[str]:
     [(0, "0"), (999, "999"), (1000, "1k"), (12_345, "12.3k"), (4_560_000, "4.56M"), (999_999, "1M"), (7e12, "7T")],
 )
 def test_counts_are_short(number: float, text: str) -> None:
-    assert views.count(number) == text
+    assert screen.count(number) == text
 
 
 @pytest.mark.parametrize(
     ("ratio", "text"), [(0, "0 %"), (0.004, "0.4 %"), (0.0996, "10.0 %"), (0.25, "25 %"), (1, "100 %")]
 )
 def test_percents(ratio: float, text: str) -> None:
-    assert views.percent(ratio) == text
+    assert screen.percent(ratio) == text
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,7 @@ def test_percents(ratio: float, text: str) -> None:
     [(-3, "0 s"), (7.9, "7 s"), (60, "1:00"), (754, "12:34"), (11_045, "3:04:05"), (442_800, "5 d 03 h")],
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert views.duration(seconds) == text
+    assert screen.duration(seconds) == text
 
 
 # ---- views

@@ -141,7 +141,8 @@ def test_offsets_of_fields(text: str, field: str) -> None:
 def test_the_last_fields_end_where_the_structures_do() -> None:
     """The header with the key ids, the batch state with the second block of counters."""
     assert field_at("token outcomes by key id") + 8 * 8 * len(TOKEN_OUTCOME_NAMES) == field_at("asks:")
-    assert field_at("key ids:") + 8 == SIZES["SlotHeader"]
+    assert field_at("key ids:") + 8 == field_at("bytes that wait in the sockets")
+    assert field_at("bytes that wait in the sockets") + 8 * 17 == SIZES["SlotHeader"]
     assert field_at("events:") + 8 * len(EVENT_NAMES) == field_at("token outcomes by key id")
     block = 8 * (1 + len(COUNTER_NAMES))
     assert f"| 576, {576 + block} | {block} bytes each |" in text()
