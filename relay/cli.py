@@ -156,7 +156,7 @@ def token_show(text: str, route_key_file: str) -> None:
     click.echo(f"key id      {fields.key_id}\nrandom      {fields.nonce:012x}")
 
 
-for command in (tools.status, tools.flows, tools.top):
+for command in (tools.status, tools.flows, tools.top, tools.explain, tools.probe):
     cli.add_command(command)
 
 

@@ -1,17 +1,23 @@
-"""The commands that look at a running relay: `relay status`, `flows`, `top`."""
+"""The commands that look at a running relay (`relay status`, `flows`, `top`), from outside (`probe`), or at one packet
+(`explain`)."""
 
 from __future__ import annotations
 
 import itertools
 import json
+import sys
 import time
+from pathlib import Path
 
 import click
 
+from relay import explain as explaining
+from relay import probe as probing
 from relay import views
 from relay.flows import AdminClient, Filter
-from relay.runtime import screen
-from relay.runtime.config import Address, AddressPort, Cidr, Duration, Network
+from relay.runtime import keys, screen
+from relay.runtime.config import Address, AddressPort, Cidr, Duration, Network, parse_address
+from relay.runtime.errors import ConfigError
 
 admin_option = click.option(
     "--admin", type=AddressPort(), default="127.0.0.1:9464", show_default=True, envvar="UFRAG_RELAY_ADMIN",
@@ -67,3 +73,79 @@ def top(admin: Address, interval: float) -> None:
         lambda then, now, _console: views.top(then, now),
         interval,
     )
+
+
+@click.command()
+@click.argument("datagram", metavar="HEX")
+@click.option("--route-key-file", type=click.Path(dir_okay=False), required=True, help="The route keys.")
+@click.option("--backends", type=Cidr(), multiple=True, default=["0.0.0.0/0", "::/0"], help="Where tokens may point.")
+@click.option("--client", type=AddressPort(), default="198.51.100.1:50000", show_default=True, help="Who sent it.")
+@click.option("--local", type=AddressPort(), default="192.0.2.1:3478", show_default=True, help="Where it arrived.")
+@click.option("--owner", type=AddressPort(), help="As if that client had a flow, with this owner.")
+@click.option("--from-owner", "sender", type=AddressPort(), help="It arrived on the internal leg, from there.")
+def explain(
+    datagram: str, route_key_file: str, backends: tuple[Network, ...], client: Address, local: Address,
+    owner: Address | None, sender: Address | None,
+) -> None:  # fmt: skip
+    """Say what the relay does with a datagram and why, by its own code. HEX may be `-`: standard input."""
+    try:
+        raw = explaining.read_hex(sys.stdin.read() if datagram == "-" else datagram)
+    except ValueError:
+        mend = "give the UDP payload as hex digits, two for each byte"
+        raise ConfigError("these are no hex digits", where="HEX", mend=mend) from None
+    ring = keys.load(Path(route_key_file)).keyring()
+    question = explaining.Question(raw, client, local, ring, backends, owner, sender)
+    for name, text in explaining.explain(question):
+        click.echo(f"{name:<10}{text}")
+
+
+@click.command()
+@click.argument("relay", metavar="ADDR:PORT")
+@click.option(
+    "--call", "url", metavar="URL", help="Make a call of its own at this transceiver, and hang up afterwards."
+)
+@click.option("--auth-key-file", type=click.Path(dir_okay=False), help="The key that the transceiver wants.")
+@click.option("--token", help="Instead: a=ice-ufrag of an SDP answer ...")
+@click.option("--password", help="... and its a=ice-pwd.")
+@click.option("--count", type=click.IntRange(1, 1000), default=4, show_default=True, help="How many checks.")
+@click.option("--wait", type=Duration(), default="1s", show_default=True, help="For each answer.")
+def probe(
+    relay: str, url: str | None, auth_key_file: str | None, token: str | None, password: str | None, count: int,
+    wait: float,
+) -> int:  # fmt: skip
+    """Send checks to a relay as a client does, and say what comes back. Ends with 1 when nothing does."""
+    address = _address(relay)
+    auth_key = keys.load_auth_key(Path(auth_key_file)) if auth_key_file else None
+    if url:
+        session = probing.call(url, auth_key)
+    elif token and password:
+        session = probing.Session(token, password)
+    else:
+        mend = "give --call URL, or --token and --password of an SDP answer"
+        raise ConfigError("no session to ask for", where="relay probe", mend=mend)
+    replies = []
+    for reply in probing.probe(address, session, count, wait):
+        click.echo(_said(reply, wait))
+        replies.append(reply)
+    if session.url:
+        probing.hang_up(session, auth_key)
+    answered = [reply for reply in replies if reply]
+    late = sorted(1e3 * reply.late_s for reply in answered)
+    click.echo(f"{len(late)} of {count} answered" + (f", median {late[len(late) // 2]:.1f} ms" if late else ""))
+    return 0 if answered else 1
+
+
+def _address(text: str) -> Address:
+    try:
+        return parse_address(text, 1)
+    except ValueError as error:
+        raise ConfigError(str(error), where="ADDR:PORT", mend="name the relay's public address and port") from None
+
+
+def _said(reply: probing.Reply | None, wait_s: float) -> str:
+    if reply is None:
+        return f"no answer within {wait_s:g} s: is UDP blocked, or are the route keys others? see `relay status`"
+    late = f"{reply.source} after {1e3 * reply.late_s:.1f} ms"
+    if reply.code == probing.GONE:
+        return f"{late}: the way is open, but the session is gone ({probing.GONE})"
+    return f"{late}: error {reply.code}" if reply.code else f"{late}: we are {reply.mapped}"

@@ -33,7 +33,7 @@ LAYERS: tuple[tuple[int, str], ...] = (
     (2, "relay.runtime relay.runtime.*"),
     (3, "transceiver.ice transceiver.sdp transceiver.answer transceiver.srtp transceiver.audio transceiver.events"),
     (3, "transceiver.identity transceiver.dtls transceiver.dtls_* transceiver.sctp transceiver.sctp_*"),
-    (4, "relay.settings relay.slots relay.routes relay.metrics relay.redis_store relay.flows"),
+    (4, "relay.settings relay.slots relay.routes relay.metrics relay.redis_store relay.flows relay.verdicts"),
     (4, "transceiver.settings transceiver.advertise transceiver.slots transceiver.metrics"),
     (4, "transceiver.admin_client transceiver.views transceiver.apps transceiver.registry transceiver.session"),
     (5, "relay.worker relay.program transceiver.program transceiver.media transceiver.calls"),
@@ -61,7 +61,7 @@ ALLOWED_IN = {
     # Everything else takes `now` as an argument.
     "time": {
         *("relay.runtime.launcher", "relay.runtime.watch", "relay.runtime.screen"),
-        *("relay.tools", "transceiver.media", "transceiver.cli"),
+        *("relay.tools", "relay.probe", "transceiver.media", "transceiver.cli"),
     },
 }
 CLOCKS = {"now", "today", "utcnow"}
