@@ -38,6 +38,7 @@ PUBLIC: dict[str, admin.Route] = {
 PAGES = admin.Pages(
     PUBLIC,
     local={"/list": lambda: (200, "application/json", b"[]\n")},
+    looks={"/rows/*": lambda word: (200, "text/plain", word.encode())},
     actions={"/list/*/end": lambda word: (202, "text/plain", word.encode()), "/list/*/break": lambda _: broken()},
 )
 
@@ -268,12 +269,19 @@ def test_other_paths_are_no_action(start: Start, path: str) -> None:
     assert start().status(f"POST {path} HTTP/1.0\r\n\r\n".encode()) == 404
 
 
+def test_a_look_gets_the_word_of_its_path(start: Start) -> None:
+    response, body = start().ask("GET", "/rows/1-8192")
+    assert (response.status, body) == (200, b"1-8192")
+    assert start().status(b"GET /rows/ HTTP/1.0\r\n\r\n") == start().status(b"GET /rows/a/b HTTP/1.0\r\n\r\n") == 404
+
+
 def test_the_methods_of_pages_and_actions(start: Start) -> None:
     server = start()
     for method, path, allowed in (
         ("GET", "/list/a/end", "POST"),
         ("HEAD", "/list/a/end", "POST"),
         ("POST", "/list", "GET, HEAD"),
+        ("POST", "/rows/7", "GET, HEAD"),
     ):
         response, _ = server.ask(method, path)
         assert (response.status, response.headers["Allow"]) == (405, allowed)
@@ -323,6 +331,7 @@ def test_who_is_of_this_machine(peer: str | None, own: str, local: bool) -> None
     [
         (b"GET /metrics HTTP/1.0\r\n\r\n", 200),
         (b"GET /list HTTP/1.0\r\n\r\n", 403),
+        (b"GET /rows/7 HTTP/1.0\r\n\r\n", 403),
         (b"POST /list HTTP/1.0\r\n\r\n", 403),
         (b"POST /list/a/end HTTP/1.0\r\n\r\n", 403),
         (b"POST /list/a/b HTTP/1.0\r\n\r\n", 404),
