@@ -182,9 +182,9 @@ class Sockets:
         return Forwarder(
             slot,
             keyring=Keyring(KEYS),
-            backends=[(oracle.mapped("0.0.0.0"), 96)],
+            backends=[(oracle.mapped("0.0.0.0"), 96), (oracle.mapped("::"), 0)],
             publics=publics,
-            internal=(self.internal.fileno(), socket.AF_INET),
+            internal=(self.internal.fileno(), int(self.internal.family)),
             wake=self.wake,
             max_half_open=100,
         )
