@@ -1,7 +1,7 @@
 """The hot path without sockets, for tests, `explain` tools and benchmarks: packets in, verdicts and packets out, by the real code.
 
 `Harness` puts datagrams into the arena as the kernel would, runs the deciding passes, and reads the messages that would be sent. It is
-part of the package so that tests run against the very modules that are shipped; nothing in production imports it.
+part of the package so that tests run against the very modules that are shipped; of production, `relay.explain` alone imports it.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
