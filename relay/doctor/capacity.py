@@ -7,6 +7,7 @@ from doing its work, `warning` what costs packets or time under load.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterator
 
 from _fastpath.slot import slot_bytes
@@ -145,8 +146,8 @@ def check_memory(machine: Machine, settings: Settings) -> Finding:
     found = f"{shown(slots)} for flows, up to {shown(rest)} besides; {shown(room)} free ({place})"
     if room >= slots + rest:
         return ok("memory", found)
-    each = max(1, int(settings.max_flows * max(0, room - rest) / slots))
-    fewer = f", or lower the flows:\n  --max-flows {each}" if room > rest else ", or take fewer workers."
+    fitting = bisect_right(range(1, settings.max_flows), (room - rest) // workers, key=slot_bytes)
+    fewer = f", or lower the flows:\n  --max-flows {fitting}" if fitting else ", or take fewer workers."
     mend = f"Give the process {shown(slots + rest)} (MemoryMax=, resources.limits.memory){fewer}"
     return (problem if room < slots else warning)("memory", found, mend)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from relay.doctor.findings import Finding, ok, problem
 from relay.doctor.machine import Machine
+from relay.runtime.errors import ConfigError
 from relay.settings import Settings
 
 _NAME = "key-file"
@@ -16,15 +17,20 @@ def check_key_file(machine: Machine, settings: Settings) -> Finding:
     path = settings.route_key_file
     fault = machine.key_fault(path)
     if fault is not None:
-        mend = f"{fault.mend[:1].upper()}{fault.mend[1:]}."
-        public = "\n  chmod 600 " + str(path) if "everybody" in fault.what else ""
-        return problem(_NAME, f"{fault.where}: {fault.what}", mend + public)
+        return problem(_NAME, f"{fault.where}: {fault.what}", _mend(fault, path, machine.user()))
     open_to_all = _replaceable(machine, path)
     if open_to_all is not None:
         mend = "Whoever replaces the keys makes tokens of his own. Keep others out of the directory:"
         found = f"everybody may write to {open_to_all}, and so replace {path}"
         return problem(_NAME, found, f"{mend}\n  chmod o-w {open_to_all}")
     return ok(_NAME, f"{path}, readable by user {machine.user()} and valid")
+
+
+def _mend(fault: ConfigError, path: Path, user: int) -> str:
+    if "Permission denied" in fault.what:
+        return f"Give it to the relay's user, here {user}, who must reach it as well:\n  chown {user} {path}"
+    public = f"\n  chmod 600 {path}" if "everybody" in fault.what else ""
+    return f"{fault.mend[:1].upper()}{fault.mend[1:]}.{public}"
 
 
 def _replaceable(machine: Machine, path: Path) -> Path | None:
