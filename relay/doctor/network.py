@@ -24,7 +24,7 @@ from relay.settings import Settings
 _FULL_PAYLOAD, _USUAL_PAYLOAD = 1472, 1200
 _UDP_IP_BYTES = {4: 28, 6: 48}
 
-_RTF_UP, _RTF_REJECT = 0x1, 0x200  # <linux/route.h>
+_RTF_UP, _RTF_REJECT, _RTF_LOCAL = 0x1, 0x200, 0x80000000  # <linux/route.h>, <linux/ipv6_route.h>
 _RANGE, _RESERVED = "/proc/sys/net/ipv4/ip_local_port_range", "/proc/sys/net/ipv4/ip_local_reserved_ports"
 _CONNTRACK = "/proc/sys/net/netfilter/nf_conntrack"
 
@@ -69,16 +69,18 @@ def _of_faults(name: str, faults: Iterable[RuntimeFault | None], addresses: Iter
     if not had:
         return ok(name, f"free: {', '.join(map(str, addresses))}")
     found = "; ".join(f"{fault.where}: {fault.what}" for fault, _ in had)
-    return problem(name, found, "\n".join(dict.fromkeys(_mend_bind(fault, address) for fault, address in had)))
+    lowest = min(address.port for _, address in had)
+    return problem(name, found, "\n".join(dict.fromkeys(_mend_bind(*each, lowest) for each in had)))
 
 
-def _mend_bind(fault: RuntimeFault, address: Address) -> str:
+def _mend_bind(fault: RuntimeFault, address: Address, lowest: int) -> str:
+    """`lowest`: the one of all that could not be had, since one limit holds for all."""
     if isinstance(fault, PortBusy):
-        show = f"ss -anp 'sport = :{address.port}'"
+        show = f"ss -tuanp 'sport = :{address.port}'"
         return f"End who has it (a relay that runs already?), or take another port:\n  {show}"
     if "Permission denied" in fault.what:
         mend = "Take a port above 1023, or give the relay CAP_NET_BIND_SERVICE, or allow all programs lower ones:"
-        return f"{mend}\n  sysctl -w net.ipv4.ip_unprivileged_port_start={address.port}"
+        return f"{mend}\n  sysctl -w net.ipv4.ip_unprivileged_port_start={lowest}"
     return "Name an address of this machine, or a wildcard; these are there:\n  ip -brief address"
 
 
@@ -172,7 +174,7 @@ def read_routes(machine: Machine) -> Iterator[Route]:
 
 
 def _usable(flags: str) -> bool:
-    return int(flags, 16) & (_RTF_UP | _RTF_REJECT) == _RTF_UP
+    return int(flags, 16) & (_RTF_UP | _RTF_REJECT | _RTF_LOCAL) == _RTF_UP
 
 
 # ---- what the kernel does with packets and ports

@@ -235,6 +235,35 @@ def test_backends_without_a_route(key_file: Path, namespaces: Namespaces) -> Non
     assert "10.77.0.0/24" in answer.found["internal-mtu"]
 
 
+# What a kernel shows in these files cannot be had on every machine: they are covered in a mount namespace of the
+# command's own. /proc/self/cgroup stays the true one; the limits stand at the mount's root, which is above any group.
+COVERED = {
+    "cpu-quota": ("problem", {"/sys/fs/cgroup/cpu.max": "50000 100000", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "50000",
+                              "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000"}),
+    "memory": ("problem", {f"/sys/fs/cgroup/{name}": str(size) for name, size in (
+        ("memory.max", 1 << 20), ("memory.current", 1 << 19),
+        ("memory/memory.limit_in_bytes", 1 << 20), ("memory/memory.usage_in_bytes", 1 << 19))}),
+    "clock": ("warning", {f"/sys/devices/system/clocksource/clocksource0/{name}_clocksource": "acpi_pm"
+                          for name in ("current", "available")}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COVERED)
+def test_limits_that_the_kernel_would_show(key_file: Path, tmp_path: Path, name: str) -> None:
+    verdict, files = COVERED[name]
+    directory = "/sys/fs/cgroup" if "cgroup" in min(files) else os.path.dirname(min(files))
+    for path, text in files.items():
+        file = tmp_path / "cover" / os.path.relpath(path, directory)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text + "\n")
+    cover = ("unshare", "--mount", "sh", "-c", f'mount --bind {tmp_path}/cover {directory} && exec "$@"', "sh")
+    if os.geteuid() or subprocess.run([*cover, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("covering the kernel's files needs root and mount namespaces")
+    answer = doctor(key_file, "--workers", "2", enter=cover)
+    assert answer.verdicts[name] == verdict, answer.found[name]
+    assert answer.problems == [name] * (verdict == "problem")
+
+
 # ---- much is wrong, or all
 
 

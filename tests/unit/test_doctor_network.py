@@ -47,11 +47,22 @@ def test_addresses(tmp_path: Path, check: type, option: str) -> None:
     machine.faults[option] = PortBusy("the port is taken", where=option)
     taken = check(machine, wanted)
     assert (taken.verdict, taken.found) == ("problem", f"{option}: the port is taken")
-    assert f"\n  ss -anp 'sport = :{option.rpartition(':')[2]}'" in taken.mend
+    assert f"\n  ss -tuanp 'sport = :{option.rpartition(':')[2]}'" in taken.mend
     machine.faults[option] = ConfigError("cannot listen there: Cannot assign requested address", where=option)
     assert "\n  ip -brief address" in check(machine, wanted).mend
     machine.faults[option] = ConfigError("cannot listen there: Permission denied", where=option)
     assert "CAP_NET_BIND_SERVICE" in check(machine, wanted).mend
+
+
+def test_one_limit_for_all_ports(tmp_path: Path) -> None:
+    """Commands that are pasted one after the other do not undo each other."""
+    machine = FakeMachine(tmp_path)
+    for port in (443, 80):
+        option = f"--listen 127.0.0.1:{port}"
+        machine.faults[option] = ConfigError("cannot listen there: Permission denied", where=option)
+    mend = check_listen(machine, settings(listen=[parse_address(f"127.0.0.1:{port}") for port in (443, 80)])).mend
+    assert mend.count("sysctl") == 1
+    assert mend.endswith("ip_unprivileged_port_start=80")
 
 
 @pytest.mark.parametrize(
@@ -73,8 +84,9 @@ def test_an_internal_port_that_is_a_public_one(
 
 
 def test_this_kernel_is_asked() -> None:
-    """The attempt itself: a free address, a taken one, a listening one, one of no machine."""
+    """The attempts themselves: a small buffer; a free address, a taken one, a listening one, one of no machine."""
     machine = Machine()
+    assert machine.buffers(16 << 10) == (16 << 10, 16 << 10)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp, socket.socket() as tcp:
         udp.bind(("127.0.0.1", 0))
         tcp.bind(("127.0.0.1", 0))
@@ -155,8 +167,12 @@ def test_an_interface_that_is_wide_enough_is_left_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("mtu", "verdict"), [(1558, "ok"), (1557, "warning")])
 def test_ipv6_headers_are_20_bytes_longer(tmp_path: Path, mtu: int, verdict: str) -> None:
-    routes = (route6("c", "fd00::/8"), route6("lo", "::/0", flags=0x200201))
-    machine = machine_with(tmp_path, [], {"c": mtu}, routes)
+    routes = (
+        route6("c", "fd00::/8"),
+        route6("lo", "::/0", flags=0x200201),
+        route6("d", "fd00::1/128", flags=0x80200001),
+    )
+    machine = machine_with(tmp_path, [], {"c": mtu, "d": 1000}, routes)
     assert check_internal_mtu(machine, settings(backends=[ipaddress.ip_network("fd00::/16")])).verdict == verdict
 
 
