@@ -83,6 +83,7 @@ def test_an_internal_port_that_is_a_public_one(
     assert check_internal(FakeMachine(tmp_path), wanted).verdict == verdict
 
 
+@pytest.mark.native
 def test_this_kernel_is_asked() -> None:
     """The attempts themselves: a small buffer; a free address, a taken one, a listening one, one of no machine."""
     machine = Machine()
