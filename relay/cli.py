@@ -1,4 +1,4 @@
-"""The command line: `relay start`, `relay config`, `relay keys`, `relay token`.
+"""The command line: `relay start`, `relay config`, `relay doctor`, `relay keys`, `relay token`.
 
 Only what concerns options and output stands here; `settings` checks and completes what was given, `program` runs it.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,10 +16,14 @@ import click
 import relay
 from _fastpath.wire.token import CLUSTERS, GENERATIONS, KEY_IDS
 from relay import tools
+from relay.doctor import examine, keys_unread, plan_anywhere
+from relay.doctor.findings import as_json, as_text, worst
+from relay.doctor.machine import Machine
 from relay.program import RelayProgram
 from relay.runtime import keys, log
+from relay.runtime.completion import completion_command
 from relay.runtime.config import Address, AddressPort, Cidr, Duration, Size, program_options, render_show, run_command
-from relay.runtime.errors import ConfigError
+from relay.runtime.errors import EXIT_FAILURE, ConfigError
 from relay.runtime.launcher import Launcher, block_signals
 from relay.settings import Settings, build
 
@@ -30,7 +35,8 @@ START_OPTIONS = [
                  help="UDP address towards the transceivers; worker i takes PORT+i. Default: any, as --backends need."),
     click.option("--backends", type=Cidr(), multiple=True,
                  help="Where tokens may point; may be given again. Required beyond loopback."),
-    click.option("--route-key-file", type=click.Path(dir_okay=False), help="Keys that tokens are verified with."),
+    click.option("--route-key-file", type=click.Path(dir_okay=False, readable=False),
+                 help="Keys that tokens are verified with."),
     click.option("--cpus", default="auto", show_default=True, help="auto, none, or a list such as 0,2-3."),
     click.option("--max-flows", type=int, default=131_072, show_default=True, help="Flows a worker can hold."),
     click.option("--max-half-open", type=click.IntRange(1), help="Flows not yet answered. Default: an eighth of them."),
@@ -46,7 +52,7 @@ START_OPTIONS = [
 ]  # fmt: skip
 
 
-def settings_of(options: dict[str, Any]) -> Settings:
+def settings_of(options: dict[str, Any], **reads: Any) -> Settings:
     return build(
         workers=options["workers"],
         listen=options["listen"],
@@ -62,6 +68,7 @@ def settings_of(options: dict[str, Any]) -> Settings:
         drain_timeout_s=options["drain_timeout"],
         recv_buffer=options["recv_buffer"],
         admin=options["admin"],
+        **reads,
     )
 
 
@@ -100,6 +107,32 @@ def check(**options: Any) -> None:
     """Check the configuration without opening anything."""
     settings = settings_of(options)
     click.echo(f"ok: {settings.plan.explanation}")
+
+
+@cli.command()
+@program_options("relay", START_OPTIONS)
+@click.option(
+    "--rate",
+    type=click.IntRange(1),
+    default=50_000,
+    show_default=True,
+    metavar="PACKETS_PER_SECOND",
+    help="What the whole relay will be offered; the socket buffers are judged by it.",
+)
+@click.option("--json", "json_wanted", is_flag=True, help="The findings as JSON.")  # fmt: skip
+def doctor(rate: int, json_wanted: bool, **options: Any) -> int:
+    """Look for what on this machine, or in this configuration, would trouble a relay; nothing is started or changed.
+
+    Takes the options of `relay start`. Ends with 1 if there is a problem, with 0 if there are warnings at most.
+    """
+    machine = Machine()
+    settings = settings_of(options, make_plan=partial(plan_anywhere, machine), load_keys=keys_unread)
+    findings = examine(machine, settings, rate)
+    click.echo(as_json(findings) if json_wanted else as_text(findings))
+    return EXIT_FAILURE if worst(findings) == "problem" else 0
+
+
+cli.add_command(completion_command("relay"))
 
 
 @cli.group("keys")

@@ -8,7 +8,7 @@ mend it.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from socket import AF_INET, AF_INET6
@@ -61,10 +61,13 @@ def build(
     drain_timeout_s: float,
     recv_buffer: int,
     admin: Address,
+    make_plan: Callable[[str, int | None], Plan] = cpus.plan,
+    load_keys: Callable[[Path], RouteKeys] = keys.load,
 ) -> Settings:
+    """`make_plan` and `load_keys` are what looks at the machine; `relay doctor` looks there in its own way."""
     _check_listen(listen)
     networks = _backends(backends, listen)
-    plan = cpus.plan(cpus_spec, workers)
+    plan = make_plan(cpus_spec, workers)
     check_workers(plan, internal)
     internal = internal or _default_internal(networks)
     _check_internal(internal, networks, listen)
@@ -77,7 +80,7 @@ def build(
         internal=internal,
         backends=networks,
         route_key_file=key_file,
-        route_keys=keys.load(key_file),
+        route_keys=load_keys(key_file),
         plan=plan,
         max_flows=max_flows,
         # An eighth: in health half-open flows live some milliseconds, so this is a bound for floods only.

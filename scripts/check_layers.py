@@ -37,6 +37,7 @@ LAYERS: tuple[tuple[int, str], ...] = (
     (4, "transceiver.settings transceiver.advertise transceiver.slots transceiver.metrics"),
     (4, "transceiver.admin_client transceiver.views transceiver.apps transceiver.registry transceiver.session"),
     (5, "relay.worker relay.program transceiver.program transceiver.media transceiver.calls"),
+    (5, "relay.doctor relay.doctor.*"),
     (5, "transceiver.http transceiver.http.* transceiver.caller transceiver.caller_*"),
     (5, "relay.views relay.explain relay.probe"),
     (6, "relay.cli relay.tools relay.__main__ transceiver.cli transceiver.__main__"),
@@ -61,6 +62,7 @@ ALLOWED_IN = {
     # Everything else takes `now` as an argument.
     "time": {
         *("relay.runtime.launcher", "relay.runtime.watch", "relay.runtime.screen"),
+        "relay.doctor.machine",  # how fine a clock is, never what it shows
         *("relay.tools", "relay.probe", "transceiver.media", "transceiver.cli"),
     },
 }

@@ -21,6 +21,7 @@ from click.core import ParameterSource
 
 import transceiver
 from relay.runtime import log
+from relay.runtime.completion import completion_command
 from relay.runtime.config import (
     Address,
     AddressPort,
@@ -189,6 +190,9 @@ def check(**options: Any) -> None:
     settings = settings_of(options)
     require_extra()
     click.echo(f"ok: {settings.plan.explanation}")
+
+
+cli.add_command(completion_command("transceiver"))
 
 
 @cli.group("keys")

@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from relay.runtime import cgroups
+from relay.runtime.cgroups import Group
 from relay.runtime.errors import ConfigError
 
-_CPU_LIMIT = 65_536  # far above any kernel's; a longer range in a list is a typing error, not a machine
+CPU_LIMIT = 65_536  # far above any kernel's; a longer range in a list is a typing error, not a machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,48 +64,17 @@ def pin(cpu: int, thread: int = 0) -> None:
     os.sched_setaffinity(thread, {cpu})
 
 
-def quota(root: str | Path = "/sys/fs/cgroup", self_cgroup: str | Path = "/proc/self/cgroup") -> float | None:
+def quota(root: Path = cgroups.ROOT, own: Path = cgroups.OWN) -> float | None:
     """The CPU quota of this process's cgroup and all above it, in CPUs; None without one."""
-    try:
-        lines = Path(self_cgroup).read_text().splitlines()
-    except OSError:
-        return None
-    limits = [limit for line in lines for limit in _limits(Path(root), line)]
-    return min(limits, default=None)
+    limits = (group_quota(group) for group in cgroups.groups("cpu", root, own))
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
-def _limits(root: Path, line: str) -> Iterator[float]:
-    """The quotas that one line `id:controllers:path` leads to; version 2 is the line with no controllers."""
-    hierarchy, _, rest = line.partition(":")
-    controllers, _, path = rest.partition(":")
-    if hierarchy == "0" and controllers == "":
-        yield from _walk(root, path, _limit_v2)
-    elif "cpu" in controllers.split(","):
-        for mount in dict.fromkeys((controllers, "cpu")):
-            yield from _walk(root / mount, path, _limit_v1)
-
-
-def _walk(mount: Path, path: str, read: Callable[[Path], float | None]) -> Iterator[float]:
-    """Limits of the group and of every one above it, up to the mount.
-
-    In a container the path may be one of the host, of which only the mount's root is visible: absent levels are
-    passed over. A path with `..` lies outside the cgroup namespace: what is above us there is at the mount's root.
-    """
-    parts = [] if ".." in path.split("/") else [part for part in path.split("/") if part]
-    for depth in range(len(parts), -1, -1):
-        limit = read(mount.joinpath(*parts[:depth]))
-        if limit is not None:
-            yield limit
-
-
-def _limit_v2(group: Path) -> float | None:
-    """`cpu.max` holds `<quota or max> <period>`, in microseconds."""
-    return _ratio(_read(group / "cpu.max").split())
-
-
-def _limit_v1(group: Path) -> float | None:
-    """Two files; a quota of -1 means none."""
-    return _ratio([_read(group / "cpu.cfs_quota_us"), _read(group / "cpu.cfs_period_us")])
+def group_quota(group: Group) -> float | None:
+    """Version 2 has `<quota or max> <period>` in one file, in microseconds; in version 1 a quota of -1 means none."""
+    if group.version == 2:
+        return _ratio(group.read("cpu.max").split())
+    return _ratio([group.read("cpu.cfs_quota_us"), group.read("cpu.cfs_period_us")])
 
 
 def _ratio(numbers: Sequence[str]) -> float | None:
@@ -112,13 +83,6 @@ def _ratio(numbers: Sequence[str]) -> float | None:
     except ValueError:  # `max`, an absent file, or a kernel that writes something new
         return None
     return limit / period if limit > 0 and period > 0 else None
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text().strip()
-    except OSError:
-        return ""
 
 
 def _default_workers(places: int, cpu_quota: float | None) -> int:
@@ -131,7 +95,7 @@ def _parse_list(spec: str, cpus: Sequence[int]) -> list[int]:
     missing = [cpu for cpu in chosen if cpu not in cpus]
     if missing:
         raise ConfigError(
-            f"CPU {_join(missing)} is not among those this process may use ({_join(cpus)})",
+            f"CPU {join(missing)} is not among those this process may use ({join(cpus)})",
             where=f"--cpus {spec}",
             mend="name only those, or widen the affinity mask or the cpuset",
         )
@@ -143,7 +107,7 @@ def _parse_item(item: str, spec: str) -> range:
     numbers = [first, last] if dash else [first]
     if all(number.isascii() and number.isdigit() and len(number) < 6 for number in numbers):
         low, high = int(numbers[0]), int(numbers[-1])
-        if low <= high < _CPU_LIMIT:
+        if low <= high < CPU_LIMIT:
             return range(low, high + 1)
     raise ConfigError(f"cannot read {item!r}", where=f"--cpus {spec}", mend="write auto, none, or CPUs such as 0,2-3")
 
@@ -152,7 +116,7 @@ def _explain(pins: Sequence[int | None], places: int, cpu_quota: float | None) -
     count = len(pins)
     words = [f"{count} worker{'s' if count > 1 else ''}"]
     used = sorted({cpu for cpu in pins if cpu is not None})
-    words.append(f"pinned to CPU {_join(used)}" if used else "not pinned")
+    words.append(f"pinned to CPU {join(used)}" if used else "not pinned")
     if cpu_quota is not None:
         words.append(f"the cgroup's quota is {cpu_quota:g} CPU")
     if count > places:
@@ -160,7 +124,7 @@ def _explain(pins: Sequence[int | None], places: int, cpu_quota: float | None) -
     return ", ".join(words)
 
 
-def _join(cpus: Sequence[int]) -> str:
+def join(cpus: Sequence[int]) -> str:
     """`0,2-3` for 0, 2, 3."""
     runs: list[list[int]] = []
     for cpu in cpus:

@@ -29,7 +29,7 @@ _SO_MEMINFO = 55
 _MEMINFO_WORDS = 9
 _MEMINFO_DROPS = 8
 
-_SMALL_PACKET_BYTES = 832  # what a 160-byte datagram takes of a receive buffer, as the kernel accounts it (measured)
+SMALL_PACKET_BYTES = 832  # what a 160-byte datagram takes of a receive buffer, as the kernel accounts it (measured)
 
 
 def is_wildcard(address: Address) -> bool:
@@ -82,7 +82,7 @@ def say_buffer(log: logging.Logger, asked: int, sock: socket.socket) -> None:
     got = buffer_got(sock)
     mend = {} if got >= asked else {"mend": f"sysctl -w net.core.rmem_max={asked}"}
     level = logging.WARNING if mend else logging.INFO
-    event(log, level, "receive buffer", asked=asked, got=got, small_packets=2 * got // _SMALL_PACKET_BYTES, **mend)
+    event(log, level, "receive buffer", asked=asked, got=got, small_packets=2 * got // SMALL_PACKET_BYTES, **mend)
 
 
 class Queue(NamedTuple):

@@ -71,10 +71,11 @@ def test_a_taken_port_is_75_even_by_another_relay(key_file: Path) -> None:
 def test_more_memory_than_there_is_is_refused(key_file: Path) -> None:
     listen = ["--listen", f"127.0.0.1:{free_port(UDP)}", "--admin", f"127.0.0.1:{free_port(socket.SOCK_STREAM)}"]
     done = relay_command(
-        "start", *listen, "--route-key-file", str(key_file), "--max-flows", "16000000", "--workers", "250"
+        "start", *listen, "--route-key-file", str(key_file), "--max-flows", "4194304", "--workers", "250"
     )
     assert done.returncode == 78
     assert "--max-flows" in done.stderr
+    assert "MiB are available" in done.stderr
 
 
 # ---- life
