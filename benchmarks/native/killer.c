@@ -13,6 +13,7 @@
  *   anywhere     not traced: after --after-us this program, of higher priority and on the same
  *                CPU, kills the thread where the clock has just interrupted its work
  *
+ * With --twice its successor, the next child of its parent, is killed after its first sendmmsg.
  * With --checks the packets taken must begin with a STUN Binding Request. --skip passes over so
  * many occasions first. When this program ends, however it ends, the kernel lets go whom it
  * traced, so nobody stays stopped.
@@ -54,7 +55,7 @@ static struct {
     pid_t pid;
     enum point at;
     long skip, steps, after_us, limit_s;
-    bool checks;
+    bool checks, twice;
 } options = {.limit_s = 10};
 
 /* Of the traced thread: the call it is in, and what it did last. */
@@ -62,8 +63,14 @@ static struct {
     syscall_info call;
     int signal;                /* to be handed on when it goes on */
     long taken, sent, stepped; /* packets of its last recvmmsg; messages sent of them; instructions since */
+    bool resuming;             /* its first packets are those of its predecessor */
     uint64_t taken_ns;
 } traced;
+
+#define CHILDREN_MOST 64
+struct children {
+    int count, pids[CHILDREN_MOST];
+};
 
 static const char *priority = "none";
 
@@ -174,8 +181,9 @@ static bool reached(long messages) {
 static void reach(void) {
     for (;;) {
         long messages = next_call();
+        if (stop_requested) die("%s: not reached in %ld s", point_names[options.at], options.limit_s);
         if (messages) note(messages);
-        if (traced.taken && reached(messages)) return;
+        if ((traced.taken || traced.resuming) && reached(messages)) return;
     }
 }
 
@@ -254,6 +262,56 @@ static uint64_t kill_it(void) {
     return now;
 }
 
+static pid_t parent_of(pid_t pid) {
+    char path[32], line[64];
+    int parent = 0;
+    snprintf(path, sizeof path, "/proc/%d/status", pid);
+    FILE *file = fopen(path, "r");
+    while (file && !parent && fgets(line, sizeof line, file)) sscanf(line, "PPid: %d", &parent);
+    if (!parent) die("it has no parent");
+    fclose(file);
+    return parent;
+}
+
+static struct children children_of(pid_t parent) {
+    struct children all = {0};
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/task/%d/children", parent, parent);
+    FILE *file = fopen(path, "r");
+    if (!file) die("%s: %s", path, strerror(errno));
+    while (all.count < CHILDREN_MOST && fscanf(file, "%d", &all.pids[all.count]) == 1) all.count++;
+    fclose(file);
+    return all;
+}
+
+static pid_t newcomer(const struct children *before, const struct children *now) {
+    for (int i = 0; i < now->count; i++) {
+        bool known = false;
+        for (int j = 0; j < before->count; j++) known |= now->pids[i] == before->pids[j];
+        if (!known) return now->pids[i];
+    }
+    return 0;
+}
+
+/* It is caught while it starts, long before it deals with packets. Returns the messages that it had sent. */
+static long kill_successor(pid_t parent, const struct children *before) {
+    pid_t successor = 0;
+    while (!successor) {
+        const struct children now = children_of(parent);
+        successor = newcomer(before, &now);
+        if (stop_requested) die("it has no successor");
+    }
+    options.pid = successor;
+    options.at = SENT;
+    options.skip = 0;
+    memset(&traced, 0, sizeof traced);
+    traced.resuming = true;
+    seize();
+    reach();
+    kill_it();
+    return traced.sent;
+}
+
 /* ---- the program */
 
 static enum point parse_point(const char *text) {
@@ -267,22 +325,23 @@ static void parse_options(int argc, char **argv) {
         {"pid", required_argument, NULL, 'p'}, {"at", required_argument, NULL, 'a'},
         {"skip", required_argument, NULL, 's'}, {"steps", required_argument, NULL, 'n'},
         {"after-us", required_argument, NULL, 'u'}, {"limit", required_argument, NULL, 'l'},
-        {"checks", no_argument, NULL, 'c'}, {0}};
+        {"checks", no_argument, NULL, 'c'}, {"twice", no_argument, NULL, 't'}, {0}};
     for (int option; (option = getopt_long(argc, argv, "", long_options, NULL)) != -1;) {
         switch (option) {
         case 'p': options.pid = (pid_t)parse_number(optarg, 2, 1 << 22); break;
         case 'a': options.at = parse_point(optarg); break;
         case 's': options.skip = parse_number(optarg, 0, 1000000); break;
-        case 'n': options.steps = parse_number(optarg, 0, 1000000); break;
+        case 'n': options.steps = parse_number(optarg, 0, 100000); break;
         case 'u': options.after_us = parse_number(optarg, 0, 10000000); break;
         case 'l': options.limit_s = parse_number(optarg, 1, 600); break;
         case 'c': options.checks = true; break;
+        case 't': options.twice = true; break;
         default: options.pid = 0; optind = argc; break;
         }
     }
     if (!options.pid)
         die("usage: killer --pid P --at none|received|half-sent|sent|instruction|anywhere\n"
-            "  [--skip N] [--steps N] [--after-us N] [--checks] [--limit S]");
+            "  [--skip N] [--steps N] [--after-us N] [--checks] [--twice] [--limit S]");
 }
 
 static void on_alarm(int number) {
@@ -298,22 +357,33 @@ static void limit_time(void) {
     setitimer(ITIMER_REAL, &timer, NULL);
 }
 
+static void bring_to_point(void) {
+    if (options.at == ANYWHERE) {
+        ambush();
+        return;
+    }
+    seize();
+    if (options.at == NONE) exit(0);
+    reach();
+    if (options.at == INSTRUCTION) step();
+}
+
 int main(int argc, char **argv) {
     parse_options(argc, argv);
     stop_on_signals();
     limit_time();
-    if (options.at == ANYWHERE) {
-        ambush();
-    } else {
-        seize();
-        if (options.at == NONE) return 0;
-        reach();
-        if (options.at == INSTRUCTION) step();
-    }
+    const char *at = point_names[options.at];
+    bring_to_point();
+    pid_t parent = options.twice ? parent_of(options.pid) : 0;
+    struct children before = {0};
+    if (parent) before = children_of(parent);
     uint64_t killed_ns = kill_it();
-    printf("{\"at\": \"%s\", \"taken\": %ld, \"sent\": %ld, \"stepped\": %ld, \"held_ms\": %.3f, \"killed_ns\": %lu, "
-           "\"priority\": \"%s\"}\n",
-           point_names[options.at], traced.taken, traced.sent, traced.stepped,
-           traced.taken_ns ? (double)(killed_ns - traced.taken_ns) / 1e6 : 0, killed_ns, priority);
+    double held_ms = traced.taken_ns ? (double)(killed_ns - traced.taken_ns) / 1e6 : 0;
+    printf("{\"at\": \"%s\", \"taken\": %ld, \"stepped\": %ld, \"held_ms\": %.3f, \"killed_ns\": %lu, "
+           "\"priority\": \"%s\", ",
+           at, traced.taken, traced.stepped, held_ms, killed_ns, priority);
+    long sent = traced.sent;
+    if (options.twice) sent += kill_successor(parent, &before);
+    printf("\"sent\": %ld}\n", sent);
     return 0;
 }
