@@ -162,7 +162,7 @@ class Generator(Process):
             return self.wait()
 
     def seconds(self) -> Iterator[Result]:
-        """With `live=True`: a line for each second while it runs; `result` is complete afterwards."""
+        """With `live=True`: a line each second, or `live_every` so many, while it runs; then `result` is complete."""
         for line in self.process.stdout or ():
             self.result = json.loads(line)
             if "live" in self.result:

@@ -24,7 +24,8 @@ static const char usage[] =
     "  [--window W] [--seconds S] [--size BYTES or LOW-HIGH] [--burst B]\n"
     "  [--mode media|checks|forged|noise] [--owners K] [--skip-setup] [--setup-rate PPS]\n"
     "  [--setup-limit S, beyond the time that the rate takes] [--check-interval S, 0 for none]\n"
-    "  [--order roundrobin|random] [--port P] [--source-base IP] [--cpu N] [--spp] [--live]";
+    "  [--order roundrobin|random] [--port P] [--source-base IP] [--cpu N] [--spp]\n"
+    "  [--live] [--live-every S]";
 
 static const struct option long_options[] = {
     {"target", required_argument, NULL, 't'}, {"tokens", required_argument, NULL, 'T'},
@@ -37,7 +38,7 @@ static const struct option long_options[] = {
     {"port", required_argument, NULL, 'p'}, {"source-base", required_argument, NULL, 'a'},
     {"setup-limit", required_argument, NULL, 'L'},
     {"cpu", required_argument, NULL, 'c'}, {"spp", no_argument, NULL, 'H'},
-    {"live", no_argument, NULL, 'l'}, {0}};
+    {"live", no_argument, NULL, 'l'}, {"live-every", required_argument, NULL, 'e'}, {0}};
 
 static double parse_seconds(const char *text) {
     char *end;
@@ -94,6 +95,7 @@ static void set_option(struct options *options, int option, char *text) {
     case 'c': options->cpu = (int)parse_number(text, -1, 1023); break;
     case 'H': options->spp = true; break;
     case 'l': options->live = true; break;
+    case 'e': options->live_every = parse_seconds(text); break;
     default: die("%s", usage);
     }
 }
@@ -102,7 +104,7 @@ static void parse_options(int argc, char **argv) {
     struct options *options = &gen.options;
     *options = (struct options){
         .flows = 1000, .rate = 10000, .window = 512, .burst = 8, .owners = 1, .setup_rate = 40000,
-        .seconds = 3, .setup_limit = 10, .check_interval = 2.5, .size_low = 160, .size_high = 160, .cpu = -1,
+        .seconds = 3, .setup_limit = 10, .check_interval = 2.5, .live_every = 1, .size_low = 160, .size_high = 160, .cpu = -1,
         .source_base = parse_source("127.16.0.0")};
     for (int option; (option = getopt_long(argc, argv, "", long_options, NULL)) != -1;)
         set_option(options, option, optarg);
@@ -158,9 +160,9 @@ static void report_counters(void) {
     long lost = (long)c->sent - (long)c->received;
     printf("\"sent\": %lu, \"received\": %lu, \"lost\": %ld, \"corrupted\": %lu, \"misdirected\": %lu, "
            "\"duplicated\": %lu, \"reordered\": %lu, \"foreign\": %lu, \"checks_sent\": %lu, "
-           "\"checks_answered\": %lu, \"send_errors\": %lu, ",
+           "\"checks_answered\": %lu, \"checks_duplicated\": %lu, \"send_errors\": %lu, ",
            c->sent, c->received, lost, c->corrupted, c->misdirected, c->duplicated, c->reordered,
-           c->foreign, c->checks_sent, c->checks_answered, c->send_errors);
+           c->foreign, c->checks_sent, c->checks_answered, c->checks_duplicated, c->send_errors);
 }
 
 static void report(double setup_s, double load_s, uint64_t received_in_time) {

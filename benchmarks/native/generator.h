@@ -14,28 +14,29 @@ struct options {
     struct sockaddr_in target;
     const char *tokens_file;
     long flows, rate, window, burst, owners, setup_rate, port;
-    double seconds, check_interval, setup_limit;
+    double seconds, check_interval, setup_limit, live_every;
     int size_low, size_high, cpu;
     enum mode mode;
     bool skip_setup, random_order, live, spp;
     uint32_t source_base;      /* host order */
 };
 
-/* Of a flow's replies the last 64 sequence numbers are remembered, to tell a duplicate from
- * one that is late. */
+/* The last 64 numbers that came back are remembered, to tell a duplicate from one that is late. */
+struct window {
+    uint64_t seen;             /* bit n: `highest - n` has come back */
+    uint32_t highest;          /* 0 for none */
+    uint32_t sent;             /* the last number that left; the first is 1 */
+};
+
 struct flow {
     uint64_t last_reply_ns;    /* before the first reply: when its first packet left */
-    uint64_t seen;             /* bit n: sequence `highest - n` has come back */
-    uint32_t sent;             /* the next sequence number; the first is 1 */
-    uint32_t highest;
-    uint32_t check_number;     /* of the last check sent, 0 for none */
-    uint32_t check_answered;   /* highest number answered */
+    struct window media, checks;
 };
 
 struct counters {
     uint64_t sent, received, corrupted, misdirected, duplicated, reordered, foreign;
-    uint64_t checks_sent, checks_answered, send_errors;
-    uint64_t rtt_max_ns, longest_gap_ns, latest_send_ns;
+    uint64_t checks_sent, checks_answered, checks_duplicated, send_errors;
+    uint64_t rtt_max_ns, longest_gap_ns, latest_send_ns, slowest_ns; /* the last since it was told */
 };
 
 /* Packets in flight are counted by the 100 ms in which they left; what has not come back by

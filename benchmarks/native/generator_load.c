@@ -35,7 +35,7 @@ static void receive_turn(void) {
 static void send_setup_burst(void) {
     int count = 0;
     for (; cursor < gen.options.flows && count < SETUP_BURST; cursor++)
-        if (!gen.flows[cursor].check_answered) queue_check(count++, cursor, MEDIA);
+        if (!gen.flows[cursor].checks.highest) queue_check(count++, cursor, MEDIA);
     if (count) flush_queue(count);
     gen.counters.checks_sent += (uint64_t)count;
 }
@@ -131,17 +131,21 @@ static int allowance(uint64_t now, uint64_t *look_again) {
 static void report_live(uint64_t now) {
     static struct counters before;
     static uint64_t next;
-    const struct counters *counters = &gen.counters;
-    if (!next) next = gen.start_ns + SECOND;
+    struct counters *counters = &gen.counters;
+    const uint64_t every = (uint64_t)(gen.options.live_every * SECOND);
+    if (!next) next = gen.start_ns + every;
     if (!gen.options.live || now < next) return;
-    printf("{\"live\": true, \"t_s\": %.3f, \"sent\": %lu, \"received\": %lu, \"checks_sent\": %lu, "
-           "\"checks_answered\": %lu, \"corrupted\": %lu, \"misdirected\": %lu, \"longest_gap_ms\": %.1f}\n",
-           (double)(now - gen.start_ns) / 1e9, counters->sent - before.sent, counters->received - before.received,
+    printf("{\"live\": true, \"clock_ns\": %lu, \"t_s\": %.3f, \"sent\": %lu, \"received\": %lu, \"checks_sent\": %lu, "
+           "\"checks_answered\": %lu, \"corrupted\": %lu, \"misdirected\": %lu, \"longest_gap_ms\": %.1f, "
+           "\"slowest_ms\": %.2f}\n",
+           now, (double)(now - gen.start_ns) / 1e9, counters->sent - before.sent, counters->received - before.received,
            counters->checks_sent - before.checks_sent, counters->checks_answered - before.checks_answered,
-           counters->corrupted, counters->misdirected, (double)counters->longest_gap_ns / 1e6);
+           counters->corrupted, counters->misdirected, (double)counters->longest_gap_ns / 1e6,
+           (double)counters->slowest_ns / 1e6);
     fflush(stdout);
+    counters->slowest_ns = 0;
     before = *counters;
-    next += SECOND;
+    next += every;
 }
 
 /* Returns the seconds it sent for. */
@@ -175,7 +179,7 @@ void wait_for_stragglers(void) {
 void close_gaps(uint64_t end_ns) {
     for (long i = 0; i < gen.options.flows; i++) {
         const struct flow *flow = &gen.flows[i];
-        if (!flow->sent || flow->last_reply_ns >= end_ns) continue;
+        if (!flow->media.sent || flow->last_reply_ns >= end_ns) continue;
         if (end_ns - flow->last_reply_ns > gen.counters.longest_gap_ns)
             gen.counters.longest_gap_ns = end_ns - flow->last_reply_ns;
     }

@@ -71,7 +71,7 @@ void queue_media(int slot, long flow, uint64_t now) {
     struct body body = {
         .magic = BODY_MAGIC, .run = gen.run, .flow = (uint32_t)flow,
         .owner = (uint16_t)(flow % gen.token_count % options->owners),
-        .size = (uint16_t)size, .send_ns = now, .sequence = ++state->sent};
+        .size = (uint16_t)size, .send_ns = now, .sequence = ++state->media.sent};
     uint64_t seed = body_seed(&body);
     uint8_t *at = batch_data(&gen.out, slot);
     body.filler_check = (uint32_t)seed;
@@ -115,7 +115,7 @@ void queue_check(int slot, long flow, enum mode mode) {
     char username[96];
     size_t length = write_username(username, flow, mode == FORGED);
     memcpy(at, start, sizeof start);
-    write_transaction(at + 8, (uint32_t)flow, ++gen.flows[flow].check_number);
+    write_transaction(at + 8, (uint32_t)flow, ++gen.flows[flow].checks.sent);
     end = write_attribute(end, 0x0006, username, length);
     end = write_attribute(end, 0x0008, integrity, sizeof integrity);
     at[2] = (uint8_t)((end - at - 20) >> 8);
@@ -131,6 +131,7 @@ static void record_rtt(uint64_t rtt) {
     unsigned shift = power - 6, step = (unsigned)(rtt >> shift) - HISTOGRAM_STEPS;
     gen.rtt[(power - 6) * HISTOGRAM_STEPS + step]++;
     if (rtt > gen.counters.rtt_max_ns) gen.counters.rtt_max_ns = rtt;
+    if (rtt > gen.counters.slowest_ns) gen.counters.slowest_ns = rtt;
 }
 
 double rtt_percentile_us(double share) {
@@ -147,28 +148,30 @@ double rtt_percentile_us(double share) {
     return 0;
 }
 
-/* False for a duplicate. */
-static bool record_sequence(struct flow *flow, uint32_t sequence) {
-    if (sequence > flow->highest) {
-        uint32_t ahead = sequence - flow->highest;
-        flow->seen = ahead < 64 ? flow->seen << ahead | 1 : 1;
-        flow->highest = sequence;
-        return true;
+enum coming { DUPLICATE, IN_ORDER, LATE };
+
+static enum coming record(struct window *window, uint32_t number) {
+    if (number > window->highest) {
+        uint32_t ahead = number - window->highest;
+        window->seen = ahead < 64 ? window->seen << ahead | 1 : 1;
+        window->highest = number;
+        return IN_ORDER;
     }
-    uint32_t behind = flow->highest - sequence;
-    if (behind < 64 && flow->seen >> behind & 1) return false;
-    if (behind < 64) flow->seen |= (uint64_t)1 << behind;
-    gen.counters.reordered++;
-    return true;
+    uint32_t behind = window->highest - number;
+    if (behind < 64 && window->seen >> behind & 1) return DUPLICATE;
+    if (behind < 64) window->seen |= (uint64_t)1 << behind;
+    return LATE;
 }
 
 static void accept_media(struct flow *flow, const struct body *body, uint64_t now) {
     struct counters *counters = &gen.counters;
     struct epoch *epoch = &gen.epochs[(body->send_ns - gen.start_ns) / EPOCH_NS % 4];
-    if (!record_sequence(flow, body->sequence)) {
+    enum coming coming = record(&flow->media, body->sequence);
+    if (coming == DUPLICATE) {
         counters->duplicated++;
         return;
     }
+    counters->reordered += coming == LATE;
     counters->received++;
     if (epoch->number == (body->send_ns - gen.start_ns) / EPOCH_NS) epoch->back++;
     if (now - flow->last_reply_ns > counters->longest_gap_ns)
@@ -192,7 +195,7 @@ static void judge_media(uint8_t *at, size_t length, uint32_t flow, uint64_t now)
         gen.counters.corrupted++;
     else if (body.run != gen.run)
         gen.counters.foreign++;
-    else if (body.flow != flow || body.sequence > gen.flows[flow].sent)
+    else if (body.flow != flow || body.sequence > gen.flows[flow].media.sent)
         gen.counters.misdirected++;
     else
         accept_media(&gen.flows[flow], &body, now);
@@ -202,14 +205,17 @@ static void judge_media(uint8_t *at, size_t length, uint32_t flow, uint64_t now)
 static void judge_answer(const uint8_t *at, uint32_t index) {
     struct flow *flow = &gen.flows[index];
     uint8_t transaction[12];
-    for (uint32_t back = 0; back < 2 && back < flow->check_number; back++) {
-        uint32_t number = flow->check_number - back;
+    for (uint32_t back = 0; back < 2 && back < flow->checks.sent; back++) {
+        uint32_t number = flow->checks.sent - back;
         write_transaction(transaction, index, number);
         if (memcmp(at + 8, transaction, sizeof transaction)) continue;
-        gen.counters.checks_answered++;
-        gen.counters.received += gen.options.mode != MEDIA;
-        gen.established += flow->check_answered == 0;
-        if (number > flow->check_answered) flow->check_answered = number;
+        gen.established += flow->checks.highest == 0;
+        if (record(&flow->checks, number) == DUPLICATE) {
+            gen.counters.checks_duplicated++;
+        } else {
+            gen.counters.checks_answered++;
+            gen.counters.received += gen.options.mode != MEDIA;
+        }
         return;
     }
     gen.counters.foreign++;
