@@ -51,7 +51,8 @@ class Machine:
         )
 
     def worker(self) -> Worker:
-        return self.rig.living(self.stream.byte())
+        number = self.stream.byte()
+        return self.rig.living(number, late=number >= 192)
 
     # --- datagrams ---
 

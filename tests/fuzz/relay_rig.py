@@ -127,16 +127,17 @@ class Rig:
     def wait(self, ticks: int) -> None:
         """Ticks are 32 bits, here as there. Workers look at the clock when they have something to do."""
         self.clock = (self.clock + ticks) % (1 << 32)
-        if self.model:
-            self.model.tick = self.clock
 
-    def living(self, number: int) -> Worker:
-        """That worker, or its successor if it is dead, at the present time."""
+    def living(self, number: int, late: bool = False) -> Worker:
+        """That worker, or its successor if it is dead, at the present time; or in a round that began a while ago."""
         number %= len(self.workers)
         if self.workers[number].dead:
             self.succeed(number)
         worker = self.workers[number]
-        worker.harness.tick = self.clock
+        if not late:
+            worker.harness.tick = self.clock
+        if self.model:
+            self.model.tick = worker.harness.tick
         return worker
 
     # --- what the launcher and the cold thread do, and a worker between two batches ---
@@ -294,7 +295,7 @@ class Rig:
         worker = self.workers[number] = self.start(number)
         if self.model:
             self.model.repair()
-            self.model.keys = inputs.RINGS[self.ring]
+            self.model.keys, self.model.tick = inputs.RINGS[self.ring], self.clock
         if held is None:
             return
         packets = held.up or held.down
