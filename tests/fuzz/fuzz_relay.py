@@ -1,10 +1,13 @@
-"""Fuzz target: the whole relay but for its sockets, driven by a stream of steps over one to three sibling workers.
+r"""Fuzz target: the whole relay but for its sockets, driven by a stream of steps over one to three sibling workers.
 
 Bytes are a relay's shape and then steps: datagrams up and down of every kind, good, spoilt and raw, alone and in
 batches; time; what a worker does between batches; keys that change; draining; workers killed anywhere and their
 successors. After every step what tests/fuzz/relay_rig.py and `_fastpath._testing_audit` say must hold. Starting workers
 costs as much as many steps, so an input may ask for random steps behind its own. The corpus is corpus/relay;
-tests/unit/test_fuzz_relay.py runs it, with mutations.
+tests/unit/test_fuzz_relay.py runs it, with mutations. Ten million steps, after `./scripts/sanitize_check`:
+
+    PYTHONPATH=build/sanitize/site PYTHONSAFEPATH=1 \
+        ./scripts/sanitize_check --python -m tests.fuzz.run relay --steps 10000000 --seconds 3600
 """
 
 from __future__ import annotations
@@ -18,10 +21,10 @@ from tests.fuzz.stream import Stream
 from tests.support.harness import UpPacket
 from tests.support.oracle import Address
 
-TRACED_ONE_IN = 32  # for run.py: traced, a step takes ten times as long, and most lines are reached soon
+TRACED_ONE_IN = 32  # for run.py: a traced step takes five times as long, and most lines are reached soon
 MOST_STEPS = 400
 MOST_MODELLED = 80  # the model is plain Python
-ALL_MODELLED = 40  # one shape in so many has the model beside it
+MODELLED_ONE_IN = 40  # shapes; of the corpus it is one in four
 JUMPS = (
     *[0, 1, 1, 5, 16, 48, 49, 60, 81, 100, 160, 161, 191, 192, 193, 400, 480, 481],
     *[(1 << 16) + 50, 1 << 31, (1 << 32) - 481, (1 << 32) - 1],
@@ -39,7 +42,7 @@ class Machine:
 
     def shape(self) -> Shape:
         workers, sizes, more = (self.stream.byte() for _ in range(3))
-        modelled = workers % ALL_MODELLED == 0
+        modelled = workers % MODELLED_ONE_IN == 0
         return Shape(
             workers=1 if modelled else (2, 3, 3, 1)[workers % 4],
             modelled=modelled,

@@ -219,7 +219,7 @@ class Rig:
         for packet, (verdict, sent) in zip(packets, results, strict=True):
             self.went_down(packet, verdict, sent)
         if alone and results[0][1]:
-            sender = oracle_endpoint(packets[0][0])
+            sender = endpoint(packets[0][0])
             own = before[worker.number]
             assert sender in own if own else any(each and each[0] == sender for each in before)
             after = self.hops(worker.number, alone)
@@ -356,5 +356,5 @@ def way_of(held: Held) -> str:
     return "down" if held.public == DOWN else "up"
 
 
-def oracle_endpoint(address: Address) -> bytes:
+def endpoint(address: Address) -> bytes:
     return oracle.mapped(address[0]) + address[1].to_bytes(2, "big")

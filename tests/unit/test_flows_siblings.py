@@ -113,7 +113,7 @@ def test_a_siblings_flow_silent_for_too_long_is_not_adopted() -> None:
 
 
 def test_a_siblings_flow_heard_of_since_this_round_began_is_adopted() -> None:
-    """Each worker reads the clock once a round; a sibling's round may have begun a tick later. Nor is its owner dead."""
+    """Each worker reads the clock once a round; a sibling's may have begun a tick later. Nor is its owner dead."""
     one, other = siblings()
     one.up(check(token()))
     one.tick += 1

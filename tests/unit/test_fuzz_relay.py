@@ -42,6 +42,7 @@ def test_the_corpus(path: Path) -> None:
     assert fuzz_relay.one(path.read_bytes()) > 10
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(10))
 def test_mutations_of_the_corpus(seed: int) -> None:
     mutator = Mutator([path.read_bytes() for path in CORPUS], seed)
