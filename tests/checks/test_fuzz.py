@@ -18,7 +18,7 @@ SITE = ROOT / "build" / "sanitize" / "site"
 # Inputs in a second, a tenth of what a busy core did: with fewer a target has become slow, or does nothing.
 COMPILED = {
     **{"binding": 400, "media": 8, "rtcp": 800},
-    **{"relay": 5, "stun": 800, "token": 100, "demux": 200, "envelope": 400},
+    **{"relay": 5, "stun": 800, "token": 30, "demux": 40, "envelope": 200},
 }
 PYTHON = {"sctp": 100, "sdp": 200}
 LENGTHS = [pytest.param(60, marks=pytest.mark.full), pytest.param(600, marks=pytest.mark.soak)]
