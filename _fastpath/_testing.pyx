@@ -4,15 +4,19 @@
 part of the package so that tests run against the very modules that are shipped; of production, `relay.explain` alone imports it.
 """
 
+from functools import lru_cache
+
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from _fastpath.batch cimport (
     BATCH_MAX,
     PAYLOAD_ROOM,
+    RESUMES_MOST,
     STAGE_OPEN,
     Batch,
     BatchState,
+    batch_abandon,
     batch_commit,
     batch_resume,
     control_of,
@@ -55,13 +59,18 @@ from _fastpath.sockets cimport (
     mmsghdr,
 )
 from _fastpath.up cimport decide_up
-from _fastpath.verdicts cimport BYTES_DOWN, BYTES_UP, PACKETS_DOWN, PACKETS_UP, PENDING
+from _fastpath.verdicts cimport BYTES_DOWN, BYTES_UP, DOWN_ABANDONED, PACKETS_DOWN, PACKETS_UP, PENDING, UP_ABANDONED
 from _fastpath.wire.address cimport Endpoint, from_sockaddr, is_answerable, to_sockaddr
 
 from _fastpath.verdicts import VERDICTS_BY_NUMBER
-from _fastpath.wire.envelope import key_of, mapped, unmapped
+from _fastpath.wire import envelope
+from _fastpath.wire.envelope import key_of
 
 Address = tuple[str, int]
+
+# Reading an address takes longer than deciding about a packet, and a test uses the same few all the time.
+mapped = lru_cache(4096)(envelope.mapped)
+unmapped = lru_cache(4096)(envelope.unmapped)
 
 SIZES = {"Flow": sizeof(Flow), "FlowsHeader": sizeof(FlowsHeader), "Peer": sizeof(Peer), "PeersHeader": sizeof(PeersHeader),
          "BatchState": sizeof(BatchState), "SlotHeader": sizeof(SlotHeader), "mmsghdr": sizeof(mmsghdr)}
@@ -154,6 +163,7 @@ cdef class Harness:
         batch.state.number += 1
         batch.state.stage = STAGE_OPEN
         batch.state.source = source
+        batch.state.resumes = 0
         batch.count = count
         batch.queued = 0
 
@@ -182,8 +192,7 @@ cdef class Harness:
     def step_up(self, socket: int):
         cdef Batch* batch = &self.forwarder.loop.batch
         decide_up(&self.forwarder.loop.router, batch, socket)
-        sent = self.pretend_sent(False, socket)
-        return self.commit(sent, PACKETS_UP, BYTES_UP)
+        return self.commit(self.pretend_sent(False, socket, BATCH_MAX), PACKETS_UP, BYTES_UP)
 
     def down(self, packets):
         """[(verdict, None or (socket, client, source or None, payload))] for (sender, datagram)s on the internal leg."""
@@ -191,22 +200,25 @@ cdef class Harness:
         return self.step_down()
 
     def step_down(self):
+        return self.commit(self.decide_and_send_down(BATCH_MAX), PACKETS_DOWN, BYTES_DOWN)
+
+    cdef dict decide_and_send_down(self, uint32_t most):
         cdef Batch* batch = &self.forwarder.loop.batch
         cdef uint32_t sockets = decide_down(&self.forwarder.loop.router, batch)
         sent = {}
         for socket in range(self.forwarder.loop.router.public_count):
             if sockets >> socket & 1:
                 queue_down(&self.forwarder.loop.router, batch, socket)
-                sent |= self.pretend_sent(True, socket)
-        return self.commit(sent, PACKETS_DOWN, BYTES_DOWN)
+                sent |= self.pretend_sent(True, socket, most - len(sent))
+        return sent
 
-    cdef dict pretend_sent(self, bint down, uint32_t socket):
-        """Reads the queued messages and gives their packets the planned verdicts, as `batch_send` does on success."""
+    cdef dict pretend_sent(self, bint down, uint32_t socket, uint32_t most):
+        """Reads the first `most` queued messages and gives their packets the planned verdicts, as `batch_send` does on success."""
         cdef Batch* batch = &self.forwarder.loop.batch
         cdef mmsghdr* message
         cdef uint32_t m
         sent = {}
-        for m in range(batch.queued):
+        for m in range(min(batch.queued, most)):
             message = &batch.messages[m]
             data = (<uint8_t*>message.msg_hdr.msg_iov.iov_base)[:message.msg_hdr.msg_iov.iov_len]
             name = from_name(message.msg_hdr.msg_name)
@@ -234,13 +246,29 @@ cdef class Harness:
         batch_commit(batch, packets_counter, bytes_counter)
         return result
 
-    def mark_sent(self, count: int, socket: int = 0) -> None:
-        """Decides the open up batch and has only its first `count` messages sent: killed in the middle of sending."""
+    def mark_sent(self, count: int, socket: int = 0) -> dict:
+        """Decides the open batch and has only its first `count` messages sent: killed in the middle of sending. Packet -> what left."""
         cdef Batch* batch = &self.forwarder.loop.batch
+        if batch.state.source == INTERNAL:
+            return self.decide_and_send_down(count)
         decide_up(&self.forwarder.loop.router, batch, socket)
-        for m in range(count):
-            batch.state.verdict[batch.packet_of[m]] = batch.packets[batch.packet_of[m]].plan
-        batch.queued = 0
+        return self.pretend_sent(False, socket, count)
+
+    def finish(self):
+        """What a successor does with the batch it found: the rest of it, or, where too many died in it, nothing more."""
+        cdef Batch* batch = &self.forwarder.loop.batch
+        cdef bint down = batch.state.source == INTERNAL
+        if batch.state.resumes >= RESUMES_MOST:
+            batch_abandon(batch, DOWN_ABANDONED if down else UP_ABANDONED)
+        return self.step_down() if down else self.step_up(batch.state.source)
+
+    def send(self) -> None:
+        """Decides, sends and commits the open batch as the loop does, on the sockets there are: with none each send is refused."""
+        cdef Batch* batch = &self.forwarder.loop.batch
+        if batch.state.source == INTERNAL:
+            finish_down(&self.forwarder.loop)
+        else:
+            finish_up(&self.forwarder.loop, batch.state.source)
 
     def resumed(self) -> int:
         """What a successor finds: how many packets are in an unfinished batch."""

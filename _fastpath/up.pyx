@@ -5,7 +5,7 @@ the envelope and so makes the key) and hash it; fetch the flow the index names; 
 arrival; bundles, one day, order them by `Packet.target`, the next hop's number.
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
 from _fastpath.atomics cimport load32
@@ -272,9 +272,16 @@ cdef uint32_t room_for(const Router* router, uint64_t token) noexcept nogil:
     return room
 
 
+cdef inline bint is_ahead(const Router* router, uint32_t tick) noexcept nogil:
+    """A tick of a sibling's may be one that our round, which began before, does not know yet."""
+    return <int32_t>(tick - router.tick) > 0
+
+
 cdef bint fits(const Router* router, const FlowCopy* copy, const Endpoint* sender, uint64_t token) noexcept nogil:
     """A copy is taken over only if it is not silent too long, and names the sender or token asked for."""
-    if router.tick - copy.flow.seen > router.flow_ticks or token != ANY_TOKEN and copy.flow.token != token:
+    if router.tick - copy.flow.seen > router.flow_ticks and not is_ahead(router, copy.flow.seen):
+        return False
+    if token != ANY_TOKEN and copy.flow.token != token:
         return False
     return sender == NULL or memcmp(sender, &copy.next_hop, ENDPOINT_BYTES) == 0
 
@@ -309,6 +316,6 @@ cdef Flow* take_over(Router* router, Packet* packet, const FlowCopy* copy) noexc
         return NULL
     flow = flow_open(&router.flows, &seed)
     if flow != NULL:
-        flow.answered = copy.flow.answered
+        flow.answered = router.tick if is_ahead(router, copy.flow.answered) else copy.flow.answered
         router.events[FLOWS_ADOPTED] += 1
     return flow

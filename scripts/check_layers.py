@@ -29,7 +29,7 @@ LAYERS: tuple[tuple[int, str], ...] = (
     (1, "_fastpath.batch _fastpath.slot _fastpath.router _fastpath.up _fastpath.down _fastpath.forward"),
     (1, "_fastpath.outcomes _fastpath.media_slot _fastpath.sessions _fastpath.srtp _fastpath.engine"),
     (1, "_fastpath.checks _fastpath.foresight _fastpath.inbound _fastpath.outbound _fastpath.outbox _fastpath.rounds"),
-    (1, "_fastpath.media _fastpath.opus _fastpath._testing _fastpath._testing_media"),
+    (1, "_fastpath.media _fastpath.opus _fastpath._testing _fastpath._testing_*"),
     (2, "relay.runtime relay.runtime.*"),
     (3, "transceiver.ice transceiver.sdp transceiver.answer transceiver.srtp transceiver.audio transceiver.events"),
     (3, "transceiver.identity transceiver.dtls transceiver.dtls_* transceiver.sctp transceiver.sctp_*"),

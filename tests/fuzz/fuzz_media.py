@@ -13,30 +13,13 @@ from collections import Counter
 from _fastpath._testing_media import RingView
 from _fastpath.media import ANY_PATH
 from _fastpath.wire import envelope
+from tests.fuzz.stream import Stream
 from tests.support.media_rig import OTHER_RELAY, RELAY, STRANGER, Address, Line, Rig, Sent
 from tests.support.world import RELAYS
 
 MOST_OPERATIONS = 200
 CLIENTS: list[Address] = [("198.51.100.1", 50_000), ("198.51.100.2", 50_000), STRANGER, ("2001:db8::7", 7)]
 Flow = tuple[Address, Address]
-
-
-class Stream:
-    """The bytes; zeros behind their end."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data, self.at = data, 0
-
-    def byte(self) -> int:
-        self.at += 1
-        return self.data[self.at - 1] if self.at <= len(self.data) else 0
-
-    def take(self, count: int) -> bytes:
-        return bytes(self.byte() for _ in range(count))
-
-    @property
-    def over(self) -> bool:
-        return self.at >= len(self.data)
 
 
 class Machine:

@@ -1,8 +1,9 @@
-"""Runs a fuzz target for a while: `python -m tests.fuzz.run TARGET --seconds N [--seed S] [--keep DIR]`.
+"""Runs a fuzz target for a while: `python -m tests.fuzz.run TARGET --seconds N [--steps N] [--seed S] [--keep DIR]`.
 
 Mutations of the corpus go to the target's `one` until the time is over. Inputs that reach a line of ours that none has
 reached before are mutated in their turn. Of compiled code no lines are seen, but of the plain-Python reading that these
-targets compare it with. The inputs follow from the seed, the corpus and the code; how many there are, from the time.
+targets compare it with. The inputs follow from the seed, the corpus and the code; how many there are, from the time, or
+from the steps wanted: a target whose inputs are sequences returns how many steps an input was.
 
 The target runs in a child process, with each input in memory that its parent sees: so the input is there even when a
 sanitizer ends the process, or when the target never returns. What went wrong is saved in DIR, and the exit status is 1;
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib
+import math
 import mmap
 import os
 import random
@@ -33,7 +35,7 @@ import _fastpath
 ROOT = Path(__file__).resolve().parents[2]
 TRACED = tuple(f"{ROOT / part}{os.sep}" for part in ("tests", "transceiver"))
 MORE_OF_THE_CORPUS = {"sdp": ROOT / "tests" / "vectors" / "offers"}
-TRACED_ONE_IN = 4  # a traced input takes a few times as long; the others are there for their number
+TRACED_ONE_IN = 4  # or what the target says: a traced input takes a few times as long; the others are for their number
 MOST_CHANGES = 6
 MOST_MINIMISE_S = 10.0
 MOST_INPUT_S = 60.0  # far more than any input takes, on a slow machine and under sanitizers
@@ -164,16 +166,22 @@ class Run:
         self.corpus = [path.read_bytes() for place in places if place for path in sorted(place.iterdir())]
         self.mutator = Mutator(self.corpus, seed)
         self.under_test = UnderTest(self.mutator.most)
+        self.traced_one_in = getattr(self.module, "TRACED_ONE_IN", TRACED_ONE_IN)
+        self.steps = 0
 
-    def loop(self, seconds: float) -> int:
+    def one(self, data: bytes) -> None:
+        steps = self.module.one(data)
+        self.steps += 1 if steps is None else steps
+
+    def loop(self, seconds: float, steps: float) -> int:
         began, inputs, lines, pool, old = time.monotonic(), 0, Lines(), self.mutator.pool, len(self.corpus)
-        while inputs < old or time.monotonic() - began < seconds:
+        while inputs < old or (self.steps < steps and time.monotonic() - began < seconds):
             data = pool[inputs] if inputs < old else self.mutator.next()
             self.under_test.put(data)
             try:
-                if inputs >= old and inputs % TRACED_ONE_IN:
-                    self.module.one(data)
-                elif lines.reached_new(self.module.one, data) and inputs >= old:
+                if inputs >= old and inputs % self.traced_one_in:
+                    self.one(data)
+                elif lines.reached_new(self.one, data) and inputs >= old:
                     pool.append(data)
             except Exception as error:
                 traceback.print_exc()
@@ -183,7 +191,10 @@ class Run:
             inputs += 1
         self.under_test.clear()
         took = time.monotonic() - began
-        print(f"{self.name}: {inputs} inputs in {took:.0f} s, {len(pool) - old} new to the corpus", flush=True)
+        of_steps = f" of {self.steps} steps" if self.steps != inputs else ""
+        print(
+            f"{self.name}: {inputs} inputs{of_steps} in {took:.0f} s, {len(pool) - old} new to the corpus", flush=True
+        )
         return 0
 
     def minimised(self, data: bytes, kind: type[Exception]) -> bytes:
@@ -226,7 +237,8 @@ class Run:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz.run", description="Runs a fuzz target for a while.")
     parser.add_argument("target")
-    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seconds", type=float, help="60, or without end until there were as many steps as wanted")
+    parser.add_argument("--steps", type=int, help="end when there were so many, too")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--keep", type=Path, default=Path("build", "fuzz"), help="where inputs go that break the target"
@@ -241,7 +253,13 @@ def main(arguments: list[str] | None = None) -> int:
         run.module.one(given.repeat.read_bytes())
         return 0
     child = os.fork()
-    return run.watch(child) if child else run.loop(given.seconds)
+    if child:
+        return run.watch(child)
+    unbounded = given.seconds is None and given.steps is not None
+    return run.loop(
+        math.inf if unbounded else 60 if given.seconds is None else given.seconds,
+        math.inf if given.steps is None else given.steps,
+    )
 
 
 if __name__ == "__main__":

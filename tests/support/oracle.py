@@ -1,9 +1,10 @@
 """The wire formats once more, in plain Python: what the compiled parsers are compared with.
 
 Written from docs/wire.md and the RFCs, not from the Cython, and slow on purpose: bytes are sliced, numbers are big
-integers, nothing is shared with `_fastpath`. HKDF is the one of the `cryptography` package, so the key schedule too
-has a second implementation. Rules: no import of `_fastpath`; a disagreement is a bug on one of the two sides until
-docs/wire.md says which. The relay's decisions, made of these parts, are in tests/support/model.py.
+integers, nothing is shared with `_fastpath`; what is asked again and again is remembered. HKDF is the one of the
+`cryptography` package, so the key schedule too has a second implementation. Rules: no import of `_fastpath`; a
+disagreement is a bug on one of the two sides until docs/wire.md says which. The relay's decisions, made of these parts,
+are in tests/support/model.py.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ def _sip_round(v: list[int]) -> None:
     v[2] = _rotl(v[2], 32)
 
 
+@lru_cache(maxsize=1024)
 def siphash(key: bytes, data: bytes, c_rounds: int, d_rounds: int) -> int:
     """SipHash-c-d as the paper describes it: v from the key, 8-byte words, the last with the length in its top byte."""
     k0, k1 = int.from_bytes(key[:8], "little"), int.from_bytes(key[8:16], "little")
@@ -220,17 +222,20 @@ def token_of(username: bytes) -> bytes | None:
 # --- addresses and the internal leg (Simple Proxy Protocol) ---
 
 
+@lru_cache(maxsize=1024)
 def mapped(address: str) -> bytes:
     parsed = ipaddress.ip_address(address)
     return parsed.packed if parsed.version == 6 else bytes.fromhex("00000000000000000000ffff") + parsed.packed
 
 
+@lru_cache(maxsize=1024)
 def address_text(packed: bytes) -> str:
     """4 or 16 bytes; IPv4-mapped ones as IPv4."""
     address = ipaddress.ip_address(packed)
     return str(address.ipv4_mapped or address) if isinstance(address, ipaddress.IPv6Address) else str(address)
 
 
+@lru_cache(maxsize=1024)
 def answerable(address: str, port: int) -> bool:
     """Whether a client can have this address: not 0/8, multicast, 240/4, broadcast, link-local, `::`; not port 0."""
     parsed = ipaddress.ip_address(address_text(mapped(address)))

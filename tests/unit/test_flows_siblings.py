@@ -112,6 +112,19 @@ def test_a_siblings_flow_silent_for_too_long_is_not_adopted() -> None:
     assert other.up(RTP)[0] == "adopted"
 
 
+def test_a_siblings_flow_heard_of_since_this_round_began_is_adopted() -> None:
+    """Each worker reads the clock once a round; a sibling's may have begun a tick later. Nor is its owner dead."""
+    one, other = siblings()
+    one.up(check(token()))
+    one.tick += 1
+    one.down(framed(CLIENT, LOCAL, answer()))
+    one.up(RTP)
+    assert other.tick < one.tick
+    assert other.up(RTP)[0] == "adopted"
+    assert other.up(check(token(OTHER)))[0] == "contended"
+    assert other.down(framed(CLIENT, LOCAL, answer()), OTHER)[0] == "owner_live"
+
+
 def test_a_check_finds_a_siblings_flow_too_old_and_opens_its_own() -> None:
     one, other = siblings()
     one.up(check(token()))

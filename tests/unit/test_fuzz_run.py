@@ -16,6 +16,7 @@ import os
 def one(data: bytes) -> None:
     if b"!" in data:
         {fault}
+    {ending}
 """
 PLANTED = """
 import sys
@@ -36,8 +37,8 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(place: Path, fault: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    (place / "fuzz_planted.py").write_text(TARGET.format(fault=fault))
+def run(place: Path, fault: str, *arguments: str, ending: str = "") -> subprocess.CompletedProcess[str]:
+    (place / "fuzz_planted.py").write_text(TARGET.format(fault=fault, ending=ending))
     command = [
         sys.executable,
         "-c",
@@ -55,6 +56,22 @@ def test_nothing_is_found_where_nothing_is(place: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"planted: \d{2,} inputs in 0 s, 0 new to the corpus\n", done.stdout)
     assert not (place / "keep").exists()
+
+
+@pytest.mark.parametrize(
+    ("ending", "told"), [("", "1000 inputs"), ("return 1", "1000 inputs"), ("return 7", "143 inputs of 1001 steps")]
+)
+def test_it_ends_when_there_were_so_many_steps(ending: str, told: str, place: Path) -> None:
+    """An input is one, unless its target says how many."""
+    done = run(place, "pass", "--steps", "1000", ending=ending)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(rf"planted: {told} in \d+ s, 0 new to the corpus\n", done.stdout), done.stdout
+
+
+def test_it_ends_when_the_time_is_over_before(place: Path) -> None:
+    done = run(place, "pass", "--steps", "1000000000", "--seconds", "0.2")
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"planted: \d{2,} inputs in 0 s, 0 new to the corpus\n", done.stdout)
 
 
 def test_an_exception_is_found_and_its_input_made_short(place: Path) -> None:
