@@ -112,7 +112,7 @@ def test_a_clients_own_token_from_many_sources(attacked: AttackedRelay, load: Lo
     # A source whose flow lives is answered as any client; all the others are refused before they cost anything.
     opened = course.grown("forwarded_total", reason="opened") - len(course.newcomers_s)
     refused = sum(course.grown("drops_total", reason=reason) for reason in ("token_full", "prefix_full"))
-    assert opened >= FLOWS_PER_TOKEN - 1
+    assert opened >= FLOWS_PER_TOKEN - 2  # one less than there is room for: a newcomer may have had another's port
     assert refused > 0
     assert opened - course.grown("flows_evicted_total") < FLOWS_PER_TOKEN
     assert packets <= course.flood["sent"] - refused
