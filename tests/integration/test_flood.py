@@ -23,7 +23,8 @@ EVERYDAY = Load(media_pps=5_000, flood_pps=20_000, least_pps=2_000, sources=20_0
 FULL = Load(media_pps=20_000, flood_pps=100_000, least_pps=90_000, sources=100_000, seconds=15)
 LOADS = [pytest.param(EVERYDAY, id="everyday"), pytest.param(FULL, id="full", marks=pytest.mark.full)]
 
-FLOWS_PER_TOKEN = 8
+# 8 in a relay; in each worker where one counts while the other, stopped by the scheduler, is changing its own.
+TOKEN_FLOWS_MOST = 2 * 8
 NEWCOMER_MOST_S = 1.0
 # Of each worker: the arena of a batch, which is touched as far as batches ever grew (docs/wire.md, 3).
 ARENA_BYTES = 1_134_592
@@ -81,7 +82,7 @@ def assert_flat(course: Course) -> None:
     assert course.before.sum("flows") == FLOWS
     for look in course.during:
         assert look.sum("flows", state="established") >= FLOWS
-        assert look.sum("flows") <= FLOWS + newcomers + FLOWS_PER_TOKEN
+        assert look.sum("flows") <= FLOWS + newcomers + TOKEN_FLOWS_MOST
         assert look.rss_bytes - course.before.rss_bytes <= 2 * ARENA_BYTES + RSS_SLACK_BYTES
 
 
@@ -112,9 +113,9 @@ def test_a_clients_own_token_from_many_sources(attacked: AttackedRelay, load: Lo
     # A source whose flow lives is answered as any client; all the others are refused before they cost anything.
     opened = course.grown("forwarded_total", reason="opened") - len(course.newcomers_s)
     refused = sum(course.grown("drops_total", reason=reason) for reason in ("token_full", "prefix_full"))
-    assert opened >= FLOWS_PER_TOKEN - 2  # one less than there is room for: a newcomer may have had another's port
+    assert opened >= 6  # one less than there is room for: a newcomer may have had another's port
     assert refused > 0
-    assert opened - course.grown("flows_evicted_total") < FLOWS_PER_TOKEN
+    assert opened - course.grown("flows_evicted_total") < TOKEN_FLOWS_MOST
     assert packets <= course.flood["sent"] - refused
     say_if_lesser(course, load)
 
@@ -129,7 +130,7 @@ def test_a_token_without_its_password_from_many_sources(attacked: AttackedRelay,
     assert_unharmed(course)
     opened = course.grown("forwarded_total", reason="opened") - len(course.newcomers_s)
     assert opened >= course.flood["sent"] / 2
-    assert opened - course.grown("flows_evicted_total") <= FLOWS_PER_TOKEN
+    assert opened - course.grown("flows_evicted_total") <= TOKEN_FLOWS_MOST
     assert attacked.towards_nobody() == (0, 0)
     say_if_lesser(course, load)
 
