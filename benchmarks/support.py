@@ -49,6 +49,11 @@ class Process:
         self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by __exit__)
         self._process: subprocess.Popen[str] | None = None
 
+    def by(self, *words: str) -> Self:
+        """Started by a command that runs another one differently, such as in a namespace."""
+        self.command = [*words, *self.command]
+        return self
+
     @property
     def process(self) -> subprocess.Popen[str]:
         if self._process is None:
@@ -102,6 +107,12 @@ class Process:
             raise self.failure(f"exit status {self.process.returncode}")
         self.result = _last_json(output or "") or self.result
         return self.result
+
+    def ended_within(self, timeout_s: float) -> bool:
+        """Waits that long for the end. For what prints little: nobody reads its output meanwhile."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout_s)
+        return self.process.returncode is not None
 
     def failure(self, what: str) -> ProcessFailed:
         self._stderr.seek(0)
@@ -167,6 +178,13 @@ class Generator(Process):
             self.result = json.loads(line)
             if "live" in self.result:
                 yield self.result
+
+
+class Flood(Process):
+    """The attacker; options as the generator's."""
+
+    def __init__(self, target: str, datagrams: Path, **options: object) -> None:
+        super().__init__([str(build("flood")), *options_of(target=target, datagrams=datagrams, **options)])
 
 
 class RelayProcess(Process):
@@ -327,7 +345,11 @@ def mint_tokens(key_file: Path, owners: list[str], count: int) -> list[str]:
 
 
 def write_tokens(path: Path, tokens: list[str]) -> Path:
-    path.write_text("\n".join(tokens) + "\n")
+    return write_lines(path, tokens)
+
+
+def write_lines(path: Path, lines: Sequence[str]) -> Path:
+    path.write_text("\n".join(lines) + "\n")
     return path
 
 

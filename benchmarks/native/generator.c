@@ -1,10 +1,11 @@
 /*
  * The packet generator: plays up to a million clients from one UDP socket.
  *
- * The socket is bound to 0.0.0.0; each flow has its own source address in 127.0.0.0/8, set per
- * packet by IP_PKTINFO, and a reply is recognised by the address it came to and by the flow
- * named in its body. So neither this program nor the kernel holds a socket per client, and the
- * figures are the forwarder's. One thread; results are one line of JSON on stdout.
+ * The socket is bound to 0.0.0.0; each flow has its own source address, set per packet by
+ * IP_PKTINFO: in 127.0.0.0/8, or wherever a namespace has a route of type local. A reply is
+ * recognised by the address it came to and by the flow named in its body. So neither this
+ * program nor the kernel holds a socket per client, and the figures are the forwarder's. One
+ * thread; results are one line of JSON on stdout.
  */
 #include "generator.h"
 
@@ -14,6 +15,9 @@
 #include <stdlib.h>
 #include <sys/prctl.h>
 #include <unistd.h>
+
+#define LOOPBACK_END 0x80000000u /* behind 127.0.0.0/8 */
+#define MULTICAST 0xE0000000u    /* 224.0.0.0 */
 
 struct generator gen;
 
@@ -68,8 +72,8 @@ static bool parse_order(const char *text) {
 
 static uint32_t parse_source(const char *text) {
     struct in_addr address;
-    if (inet_pton(AF_INET, text, &address) != 1 || ntohl(address.s_addr) >> 24 != 127)
-        die("--source-base %s: want an address in 127.0.0.0/8", text);
+    if (inet_pton(AF_INET, text, &address) != 1 || ntohl(address.s_addr) >= MULTICAST)
+        die("--source-base %s: want a host's IPv4 address", text);
     return ntohl(address.s_addr);
 }
 
@@ -110,7 +114,8 @@ static void parse_options(int argc, char **argv) {
         set_option(options, option, optarg);
     if (optind < argc || !options->target.sin_port || !options->tokens_file) die("%s", usage);
     if (options->burst > options->window) options->burst = options->window;
-    if (options->source_base + (uint64_t)options->flows > 0x7FFFFFFFu)
+    bool loopback = options->source_base >> 24 == 127;
+    if (options->source_base + (uint64_t)options->flows > (loopback ? LOOPBACK_END : MULTICAST) - 1)
         die("--source-base: too few addresses above it for %ld flows", options->flows);
 }
 

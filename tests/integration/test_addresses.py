@@ -78,15 +78,14 @@ def test_a_host_with_two_addresses_of_each_family(namespaces: Namespaces, key_fi
     namespaces.add_address(namespaces.client, "192.0.2.9/24")
     namespaces.add_address(namespaces.client, "2001:db8::9/64")
     listen = ["0.0.0.0:3478", "[::]:3478"]
-    with Relay(key_file, listen=listen, netns=namespaces.server, internal="127.0.0.1:7000") as relay:
-        enter = ["ip", "netns", "exec", namespaces.server]
-        with EchoIn(enter) as echo:
-            asked = [f"{host}:3478" for host in hosts]
-            command = ["ip", "netns", "exec", namespaces.client, sys.executable, "-m", "tests.support.asker"]
-            done = subprocess.run(
-                [*command, relay.mint(echo.address), *asked], capture_output=True, text=True, check=True
-            )
-            assert json.loads(done.stdout) == [[address, address, True] for address in asked]
+    with (
+        Relay(key_file, listen=listen, netns=namespaces.server, internal="127.0.0.1:7000") as relay,
+        Echo(0).by("ip", "netns", "exec", namespaces.server) as echo,
+    ):
+        asked = [f"{host}:3478" for host in hosts]
+        command = ["ip", "netns", "exec", namespaces.client, sys.executable, "-m", "tests.support.asker"]
+        done = subprocess.run([*command, relay.mint(echo.address), *asked], capture_output=True, text=True, check=True)
+        assert json.loads(done.stdout) == [[address, address, True] for address in asked]
 
 
 def test_an_owner_without_a_route_costs_only_its_own_packets(namespaces: Namespaces, key_file: Path) -> None:
@@ -94,7 +93,7 @@ def test_an_owner_without_a_route_costs_only_its_own_packets(namespaces: Namespa
     namespaces.add_address(namespaces.server, "192.0.2.1/24")
     namespaces.add_address(namespaces.client, "192.0.2.9/24")
     with (
-        EchoIn(["ip", "netns", "exec", namespaces.server]) as echo,
+        Echo(0).by("ip", "netns", "exec", namespaces.server) as echo,
         Relay(
             key_file,
             listen=["0.0.0.0:3478"],
@@ -108,11 +107,3 @@ def test_an_owner_without_a_route_costs_only_its_own_packets(namespaces: Namespa
             done = subprocess.run([*command, token, "192.0.2.1:3478"], capture_output=True, text=True, check=True)
             assert json.loads(done.stdout)[0][2] is passes
         assert relay.total("ufrag_relay_drops_total", reason="send_refused", direction="up") >= 1
-
-
-class EchoIn(Echo):
-    """The echo backend inside a namespace."""
-
-    def __init__(self, enter: list[str]) -> None:
-        super().__init__(0)
-        self.command = [*enter, *self.command]

@@ -13,10 +13,11 @@ import pytest
 from benchmarks.support import write_key_file
 from tests.support.browser import Browser, Caller
 from tests.support.live_peer import LivePeer, connection, run
+from tests.support.netns import inside
 from tests.support.peer import SLOW_S
 from tests.support.relays import Relay
 from tests.support.transceivers import Transceiver
-from tests.support.tun import BadLine, inside
+from tests.support.tun import BadLine
 
 pytestmark = [pytest.mark.native, pytest.mark.usefixtures("quiet_machine")]
 

@@ -7,18 +7,17 @@ test did; and a traceback in its log fails the test. A namespace (`ip netns`) gi
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from _fastpath.wire.token import Keyring
 from benchmarks.support import RelayProcess, Result, Words, read_key_file
+from tests.support.netns import inside
 
 _SAMPLE = re.compile(r"(\w+)(?:\{(.*)\})? (\S+)$")
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
@@ -45,7 +44,7 @@ class Relay(RelayProcess):
             enter=enter,
         )
         self.key_file = key_file
-        self.enter = enter
+        self.netns = netns
         self.checked = False
 
     # ---- life
@@ -68,11 +67,8 @@ class Relay(RelayProcess):
     # ---- reading
 
     def fetch(self, path: str) -> tuple[int, str]:
-        if not self.enter:
+        with inside(self.netns) if self.netns else nullcontext():
             return super().fetch(path)
-        words = [*self.enter, sys.executable, "-m", "tests.support.fetch", f"http://{self.admin}{path}"]
-        answer = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
-        return int(answer[0]), str(answer[1])
 
     def status(self, path: str) -> int:
         return self.fetch(path)[0]
@@ -85,8 +81,7 @@ class Relay(RelayProcess):
 
     def total(self, name: str, **labels: str) -> float:
         """Sum of all samples of a metric that have these labels."""
-        wanted = set(labels.items())
-        return sum(value for (sample, has), value in self.samples().items() if sample == name and wanted <= has)
+        return sum_of(self.samples(), name, **labels)
 
     def check_books(self) -> None:
         """Packets in = sum of verdicts, per worker and direction. Batches commit whole, so this holds at any moment."""
@@ -109,6 +104,12 @@ class Relay(RelayProcess):
     def mint(self, owner: str, key_id: int = 0) -> str:
         host, _, port = owner.rpartition(":")
         return self.keyring().mint(key_id, (host.strip("[]"), int(port)))
+
+
+def sum_of(samples: Samples, name: str, **labels: str) -> float:
+    """The same of samples that were read together."""
+    wanted = set(labels.items())
+    return sum(value for (sample, has), value in samples.items() if sample == name and wanted <= has)
 
 
 def until(true: Callable[[], bool]) -> None:

@@ -2,12 +2,10 @@
 
 The pump carries IP packets from one device to the other by `netem`'s model in real time: seeded loss, delay, jitter and
 thereby reordering. What is not UDP is delayed but never lost: how TCP repeats itself is not what tests measure here.
-A thread can step into a namespace (`inside`); the sockets it makes there stay there.
 """
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
 import selectors
@@ -15,8 +13,7 @@ import shutil
 import struct
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -28,27 +25,8 @@ from tests.support.netns import run
 
 TUN = "/dev/net/tun"
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 1, 0x1000  # linux/if_tun.h
-CLONE_NEWNET = 0x40000000  # linux/sched.h
 PACKET_MOST = 65_536
 UDP = 17
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-@contextmanager
-def inside(namespace: str) -> Iterator[None]:
-    """This thread is in that network."""
-    with open("/proc/thread-self/ns/net", "rb") as outside, Path(f"/run/netns/{namespace}").open("rb") as there:
-        _enter(there.fileno())
-        try:
-            yield
-        finally:
-            _enter(outside.fileno())
-
-
-def _enter(fd: int) -> None:
-    if _libc.setns(fd, CLONE_NEWNET):
-        raise OSError(ctypes.get_errno(), "setns")
 
 
 def _open_tun(name: str) -> int:

@@ -60,7 +60,7 @@ def flip(packet: bytes, at: int) -> bytes:
     return packet[:at] + bytes([packet[at] ^ 1]) + packet[at + 1 :]
 
 
-@pytest.mark.parametrize("name", ["generator", "echo", "bare", "floor"])
+@pytest.mark.parametrize("name", ["generator", "echo", "bare", "floor", "flood"])
 def test_builds_once_and_is_not_built_again(name: str) -> None:
     path = native_build.build(name)
     built = path.stat().st_mtime_ns
@@ -137,6 +137,24 @@ def test_set_up_against_silence_fails_and_says_so(tokens: Path) -> None:
 def test_a_failing_process_shows_its_stderr() -> None:
     with pytest.raises(support.ProcessFailed, match="want a number"):
         support.Echo(cpu=99999).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("line", "said", "options"),
+    [
+        pytest.param("000", "a line of 3 digits", {"source_base": "198.18.0.0"}, id="half a byte"),
+        pytest.param("0x", "not hexadecimal", {"source_base": "198.18.0.0"}, id="no digits"),
+        pytest.param("00" * 2049, "a line of 4098 digits", {"source_base": "198.18.0.0"}, id="too long"),
+        pytest.param("00" * 55, "without a token", {"source_base": "198.18.0.0", "forge": True}, id="no token"),
+        pytest.param("00", "usage: flood", {}, id="no source"),
+        pytest.param("00", "nonesuch", {"sources": "nonesuch"}, id="no list of sources"),
+    ],
+)
+def test_the_flood_sends_nothing_by_mistake(line: str, said: str, options: dict[str, object], tmp_path: Path) -> None:
+    """It says what is wrong before it asks for a raw socket."""
+    datagrams = support.write_lines(tmp_path / "datagrams", [line])
+    with pytest.raises(support.ProcessFailed, match=said), support.Flood("127.0.0.1:9", datagrams, **options) as flood:
+        flood.wait()
 
 
 def segment(arm: str, pair: int, cost: float) -> Segment:
