@@ -19,11 +19,10 @@ from benchmarks.support import Echo, free_port
 from relay.runtime.config import parse_address
 from tests.support.asker import ask, binding_request
 from tests.support.harness import LOCAL, SECRET, Sockets, assert_books_balance, memory_of, token
-from tests.support.netns import Namespaces, run
+from tests.support.netns import Namespaces, inside, run
 from tests.support.oracle import Address
 from tests.support.packets import check
 from tests.support.relays import Relay, until
-from tests.support.tun import inside
 
 pytestmark = pytest.mark.native
 
