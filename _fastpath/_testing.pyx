@@ -67,6 +67,8 @@ from _fastpath.wire import envelope
 from _fastpath.wire.envelope import key_of
 
 Address = tuple[str, int]
+UpSent = tuple[Address, bytes]
+DownSent = tuple[int, Address, str | None, bytes]
 
 # Reading an address takes longer than deciding about a packet, and a test uses the same few all the time.
 mapped = lru_cache(4096)(envelope.mapped)
