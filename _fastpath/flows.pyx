@@ -71,6 +71,16 @@ cdef uint32_t index_remove(uint32_t* words, uint32_t mask, uint32_t hash, uint32
     return emptied
 
 
+cdef void index_replace(uint32_t* words, uint32_t mask, uint32_t hash, uint32_t number, uint32_t by) noexcept nogil:
+    """Another flow of the same hash in its place, by one store: siblings that count find the one or the other."""
+    cdef uint32_t at = hash & mask
+    while (words[at] & WORD_NUMBER) != number + 1:
+        if words[at] == WORD_EMPTY:
+            return
+        at = (at + 1) & mask
+    store32(&words[at], (hash & WORD_TAG) | (by + 1))
+
+
 cdef Flow* chain_head(const FlowTable* table, uint64_t token) noexcept nogil:
     """The first flow of a token."""
     cdef uint32_t hash = <uint32_t>token
@@ -102,9 +112,10 @@ cdef void chain_unlink(FlowTable* table, Flow* flow) noexcept nogil:
     cdef Flow* before = chain_head(table, flow.token)
     cdef uint32_t number = number_of(table, flow)
     if before == flow:
-        table.header.token_words -= index_remove(table.by_token, table.mask, <uint32_t>flow.token, number)
         if flow.link != NO_FLOW:
-            table.header.token_words += index_add(table.by_token, table.mask, <uint32_t>flow.token, flow.link)
+            index_replace(table.by_token, table.mask, <uint32_t>flow.token, number, flow.link)
+        else:
+            table.header.token_words -= index_remove(table.by_token, table.mask, <uint32_t>flow.token, number)
         return
     while before != NULL and before.link != NO_FLOW:
         if before.link == number:

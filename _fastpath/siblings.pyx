@@ -67,16 +67,19 @@ cdef uint32_t token_flows(const FlowTable* sibling, uint64_t token) noexcept nog
 
 
 cdef uint32_t chain_length(const FlowTable* sibling, uint32_t number, uint64_t token) noexcept nogil:
-    """From its head on; a link that leads elsewhere by now ends it."""
+    """From its head on, over flows that are being made or freed; a link that leads elsewhere by now ends it."""
     cdef uint32_t count = 0
     cdef const Flow* flow
-    while number < sibling.header.max_flows and count < <uint32_t>FLOWS_PER_TOKEN:
-        flow = &sibling.flows[number]
-        if flow.state == FLOW_FREE or load64(&flow.token) != token:
+    cdef int step
+    for step in range(2 * FLOWS_PER_TOKEN):
+        if number >= sibling.header.max_flows:
             break
-        count += 1
+        flow = &sibling.flows[number]
+        if load64(&flow.token) != token:
+            break
+        count += flow.state != FLOW_FREE
         number = load32(&flow.link)
-    return count
+    return min(count, <uint32_t>FLOWS_PER_TOKEN)
 
 
 cdef void asks_post(Asks* asks, uint64_t token, uint32_t since) noexcept nogil:
