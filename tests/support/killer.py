@@ -59,7 +59,8 @@ def kill_workers(relay: Relay, generator: Generator, at: str, kills: int) -> lis
     """One with each line of the running generator, in turn; returns when the generator has ended.
 
     `without_ms` is how long service was missing: the longest that any packet was under way until the next kill, less
-    the time that the worker was held at the point before it was killed.
+    the time that the worker was held at the point before it was killed. An upper bound: tracing also slows the worker
+    on its way to the point, by the more the less of a CPU there is for the tracer.
     """
     point, dice = POINTS[at], Random(at)
     deaths: list[Result] = []
