@@ -28,7 +28,7 @@ class Transceiver(Relay, TransceiverProcess):
         self, key_file: Path, *, advertise: Sequence[str], workers: int = 1, internal: str = "127.0.0.1:0",
         http_host: str = "127.0.0.1", extra: Words = (), netns: str = "",
     ) -> None:  # fmt: skip
-        self.enter = ("ip", "netns", "exec", netns) if netns else ()
+        self.enter, self.netns = (("ip", "netns", "exec", netns) if netns else ()), netns
         self.key_file = self.route_key_file = key_file
         self.http = (http_host, free_port(socket.SOCK_STREAM))
         self.admin = f"127.0.0.1:{free_port(socket.SOCK_STREAM)}"
