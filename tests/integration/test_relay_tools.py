@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import pytest
 from benchmarks.support import Echo
 from relay import probe
 from relay.runtime.config import parse_address
-from tests.support.asker import ask
+from tests.support.asker import ask, binding_request
 from tests.support.relays import Relay, until
 from tests.support.transceivers import Transceiver
 
@@ -31,7 +32,9 @@ def busy(key_file: Path) -> Iterator[Relay]:
     with Echo(0) as owner, Relay(key_file, workers=2) as relay:
         for _ in range(6):
             assert ask(relay.mint(owner.address), parse_address(relay.target))[2]
-        assert not ask("A" * 32, parse_address(relay.target))[2]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+            stranger.sendto(binding_request("A" * 32), parse_address(relay.target).sockaddr)
+        until(lambda: relay.total("ufrag_relay_drops_total") == 1)
         yield relay
 
 

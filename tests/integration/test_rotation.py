@@ -23,7 +23,7 @@ from tests.support.transceivers import Transceiver
 
 pytestmark = pytest.mark.usefixtures("quiet_machine")
 
-ROTATIONS = 20
+ROTATIONS = [pytest.param(5, id="5"), pytest.param(20, id="20", marks=pytest.mark.full)]
 
 
 def replace(key_file: Path, text: str, mode: int = 0o600) -> None:
@@ -43,27 +43,30 @@ def answered(relay: Relay, ring: Keyring, key_id: int, owner: Echo) -> bool:
     return ask(ring.mint(key_id, (host, int(port))), parse_address(relay.target))[2]
 
 
-def test_twenty_rotations_under_load_lose_nothing(key_file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rotations", ROTATIONS)
+def test_rotations_under_load_lose_nothing(rotations: int, key_file: Path, tmp_path: Path) -> None:
     """Each adds a key and removes the one before the last; the flows' own key is gone after the first two."""
     lines = [key_file.read_text().strip()]
     with ExitStack() as stack:
         owner = stack.enter_context(Echo(0))
         relay = stack.enter_context(Relay(key_file, workers=2, cpus="auto"))
         tokens = write_tokens(tmp_path / "tokens", mint_tokens(key_file, [owner.address], 500))
-        generator = Generator(relay.target, tokens, flows=500, rate=20_000, seconds=30, size=160, live=True)
+        generator = Generator(
+            relay.target, tokens, flows=500, rate=20_000, seconds=1.5 * rotations, size=160, live=True
+        )
         with generator:
-            for done, _ in zip(range(1, ROTATIONS + 1), generator.seconds(), strict=False):
+            for done, _ in zip(range(1, rotations + 1), generator.seconds(), strict=False):
                 key_id, key = done % KEY_IDS, secrets.token_bytes(32)
                 lines = [f"{key_id}:{key.hex()}", *lines][:2]
                 replace(key_file, "\n".join(lines) + "\n")
                 os.kill(relay.process.pid, signal.SIGHUP)
                 until(lambda key_id=key_id: taken(relay, key_id) == 2)  # type: ignore[misc]
                 assert answered(relay, Keyring({key_id: key}), key_id, owner)
-            assert done == ROTATIONS
+            assert done == rotations
             for _ in generator.seconds():
                 pass
             result = generator.result
-        assert result["sent"] > 500_000
+        assert result["sent"] > 25_000 * rotations
         assert (result["lost"], result["corrupted"], result["misdirected"]) == (0, 0, 0)
         assert relay.total("ufrag_relay_worker_restarts_total") == 0
         assert relay.total("ufrag_relay_tokens_total", result="flow", key_id="0") > 0
@@ -86,7 +89,7 @@ def test_relay_and_transceiver_rotate_under_a_call(key_file: Path) -> None:
     rings = {int(line[0]): Keyring({int(line[0]): bytes.fromhex(line[2:])}) for line in (old, new)}
     with Relay(key_file) as relay, Transceiver(key_file, advertise=[relay.target]) as transceiver:
         assert minted_by(transceiver, rings) == 0
-        words = [sys.executable, "-m", "transceiver", "call", transceiver.url, "--seconds", "6"]
+        words = [sys.executable, "-m", "transceiver", "call", transceiver.url, "--seconds", "4"]
         with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as call:
             until(lambda: "live" in [each["state"] for each in transceiver.sessions()])
             replace(key_file, f"{new}\n{old}\n")
@@ -109,7 +112,7 @@ def test_relay_and_transceiver_rotate_under_a_call(key_file: Path) -> None:
 def test_a_changed_file_is_found_without_a_signal(key_file: Path) -> None:
     key = secrets.token_bytes(32)
     with Echo(0) as owner, Relay(key_file, workers=2) as relay:
-        assert not answered(relay, Keyring({4: key}), 4, owner)
+        assert taken(relay, 4) == 0
         replace(key_file, f"4:{key.hex()}\n")
         until(lambda: taken(relay, 4) == 2)
         assert taken(relay, 0) == 0
