@@ -16,7 +16,7 @@ from _fastpath.forward import Forwarder
 from _fastpath.slot import SECRET_BYTES, Slot, slot_bytes
 from _fastpath.wire import demux, envelope, stun
 from _fastpath.wire.token import Keyring
-from relay.runtime.config import Address, Network
+from relay.runtime.config import Address, Network, endpoint
 from relay.runtime.sockets import masked
 from relay.verdicts import MEANINGS
 
@@ -57,7 +57,7 @@ def explain(question: Question) -> Iterator[tuple[str, str]]:
             yield "header", "none of the internal leg"
         else:
             client, local, payload = opened
-            yield "header", f"client {_shown(client)}, local {_shown(local)}, {len(payload)} bytes behind it"
+            yield "header", f"client {endpoint(*client)}, local {endpoint(*local)}, {len(payload)} bytes behind it"
     yield "kind", _kind(payload)
     if not from_owner and payload[:2] == bytes(CHECK_BYTES):
         yield from _check(payload, question.keyring)
@@ -85,7 +85,7 @@ def _check(payload: bytes, keyring: Keyring) -> Iterator[tuple[str, str]]:
     if fields is None:
         yield "token", verified.replace("_", " ")
         return
-    yield "token", f"verified with key {fields.key_id}: owner {_shown(fields.owner)}"
+    yield "token", f"verified with key {fields.key_id}: owner {endpoint(*fields.owner)}"
     yield "", f"cluster {fields.cluster}, generation {fields.generation}, random {fields.nonce:012x}"
 
 
@@ -95,12 +95,12 @@ def _verdict(question: Question) -> Iterator[tuple[str, str]]:
         harness.open(question.client.sockaddr, question.local.sockaddr, question.owner.sockaddr, NO_TOKEN_OF_OURS)
     if question.sender is not None:
         [(verdict, down)] = harness.down([(question.sender.sockaddr, question.datagram)])
-        sent = f"{len(down[3])} bytes to {_shown(down[1])}" if down else ""
+        sent = f"{len(down[3])} bytes to {endpoint(*down[1])}" if down else ""
         yield "verdict", f"{verdict}: {MEANINGS['down', verdict]}"
     else:
         arrived = question.client.sockaddr, question.local.sockaddr, question.datagram
         [(verdict, up)] = harness.up([arrived])
-        sent = f"{len(up[1])} bytes to {_shown(up[0])}" if up else ""
+        sent = f"{len(up[1])} bytes to {endpoint(*up[0])}" if up else ""
         yield "verdict", f"{verdict}: {MEANINGS['up', verdict]}"
     yield "sent", sent or "nothing"
 
@@ -126,11 +126,6 @@ def _worker(question: Question) -> Harness:
 
 def _needs_ipv6(question: Question) -> bool:
     return any(network.version == 6 for network in question.backends)
-
-
-def _shown(endpoint: tuple[str, int]) -> str:
-    host, port = endpoint
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _text(raw: bytes) -> str:

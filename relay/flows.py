@@ -16,10 +16,11 @@ from typing import Any
 from _fastpath.slot import TICKS_PER_SECOND
 from relay.runtime import admin_client
 from relay.runtime.admin import Answer, as_json
-from relay.runtime.config import Network
+from relay.runtime.config import Network, endpoint
 from relay.slots import WorkerSlot
 
 PAGE = 8192  # table numbers looked at for one answer: some 50 ms when all are in use
+ENDPOINTS = ("client", "local", "owner", "next_hop", "pending_owner")
 Flow = dict[str, Any]
 
 _PAGE_NAME = re.compile(r"(\d{1,3})-(\d{1,8})", re.ASCII)
@@ -47,19 +48,12 @@ def _shown(worker: int, flow: Flow, tick: int) -> Flow:
     return {
         "worker": worker,
         "state": flow["state"],
-        **{name: _endpoint(flow[name]) for name in ("client", "local", "owner", "next_hop", "pending_owner")},
+        **{name: flow[name] and endpoint(*flow[name]) for name in ENDPOINTS},
         "age_s": ago(flow["opened"]),
         "silent_s": ago(flow["seen"]),
         "answered_s": ago(flow["answered"]),
         "session": f"{flow['nonce']:012x}",
     }
-
-
-def _endpoint(endpoint: tuple[str, int] | None) -> str | None:
-    if endpoint is None:
-        return None
-    host, port = endpoint
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class AdminClient(admin_client.AdminClient):
@@ -101,5 +95,5 @@ class Filter:
         )
 
 
-def _within(endpoint: str, network: Network | None) -> bool:
-    return network is None or ipaddress.ip_address(endpoint.rpartition(":")[0].strip("[]")) in network
+def _within(shown: str, network: Network | None) -> bool:
+    return network is None or ipaddress.ip_address(shown.rpartition(":")[0].strip("[]")) in network

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from _fastpath.wire import binding
-from relay.runtime.config import Address
+from relay.runtime.config import Address, endpoint
 from relay.runtime.errors import RuntimeFault
 
 CLIENT_UFRAG = "prob"
@@ -136,6 +136,6 @@ def _mapped(message: bytes) -> str:
             mask = message[4 : 4 + length - 4]
             raw = bytes(a ^ b for a, b in zip(message[at + 8 : at + 4 + length], mask, strict=True))
             host = ipaddress.ip_address(raw)
-            return f"[{host}]:{port}" if host.version == 6 else f"{host}:{port}"
+            return endpoint(str(host), port)
         at += 4 + (length + 3) // 4 * 4
     return ""

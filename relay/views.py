@@ -16,7 +16,7 @@ from rich.text import Text
 
 from relay.flows import Flow
 from relay.runtime.admin_client import Metrics
-from relay.runtime.screen import WIDE, count, duration, listed, percent, readiness, word
+from relay.runtime.screen import WIDE, count, duration, facts, listed, percent, readiness, word
 
 WAYS = ("up", "down")
 FLOW_EVENTS = ("expired", "evicted", "moved", "adopted")
@@ -25,12 +25,7 @@ MOST_REASONS = 4  # of drops a second, in one line
 
 def status(metrics: Metrics, ready: Mapping[str, Any], address: str) -> RenderableType:
     """One screen: is it well, what does it carry, what did it refuse, and which worker is in trouble."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, text in _lines(metrics, ready, address):
-        table.add_row(name, Text(text))
-    return Group(table, Text(), _workers(metrics, ready))
+    return facts(_lines(metrics, ready, address), _workers(metrics, ready))
 
 
 def _lines(metrics: Metrics, ready: Mapping[str, Any], address: str) -> Iterable[tuple[str, str]]:

@@ -29,6 +29,7 @@ import uvloop
 from _fastpath.media import CommandsFull, MediaEngine
 from _fastpath.media_slot import MediaSlot
 from relay.runtime import watch
+from relay.runtime.config import endpoint
 from relay.runtime.errors import EXIT_FAILURE, ConfigError
 from relay.runtime.keys import RouteKeyFile
 from relay.runtime.log import event
@@ -367,7 +368,7 @@ class CallsView:
 
 
 def _texts(advertised: Advertised) -> list[str]:
-    return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in advertised.current]
+    return [endpoint(host, port) for host, port in advertised.current]
 
 
 async def _addresses_of(name: str) -> list[str]:

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from relay.runtime.admin_client import Metrics
-from relay.runtime.screen import WIDE, count, duration, listed, milliseconds, percent, readiness, share, word
+from relay.runtime.screen import WIDE, count, duration, facts, listed, milliseconds, percent, readiness, share, word
 
 Session = Mapping[str, Any]
 
@@ -25,12 +25,7 @@ Session = Mapping[str, Any]
 
 def status(metrics: Metrics, ready: Mapping[str, Any], address: str) -> RenderableType:
     """One screen: may calls come, how many are there, how well do they go, and which worker is in trouble."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, text in _lines(metrics, ready, address):
-        table.add_row(name, Text(text))
-    return Group(table, Text(), workers(metrics, ready))
+    return facts(_lines(metrics, ready, address), workers(metrics, ready))
 
 
 def _lines(metrics: Metrics, ready: Mapping[str, Any], address: str) -> Iterable[tuple[str, str]]:

@@ -48,6 +48,11 @@ _META = "ufrag.config"  # where a click context keeps which program and file it 
 # Types of options
 
 
+def endpoint(host: str, port: int) -> str:
+    """As people write it, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """Where to listen: a literal address and a port."""
@@ -61,7 +66,7 @@ class Address:
         return self.host, self.port
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if self.family == socket.AF_INET6 else f"{self.host}:{self.port}"
+        return endpoint(self.host, self.port)
 
 
 class _ListType:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.table import Table
+from rich.text import Text
 
 WIDE = 120  # columns from which on more is shown
 
@@ -75,6 +77,16 @@ def listed(numbers: Mapping[str, float]) -> str:
     """` (live 3, new 1)`, the largest first, without zeros."""
     found = sorted(((-number, name) for name, number in numbers.items() if number), key=lambda pair: pair)
     return f" ({', '.join(f'{name} {count(-number)}' for number, name in found)})" if found else ""
+
+
+def facts(lines: Iterable[tuple[str, str]], below: RenderableType) -> RenderableType:
+    """Named lines, and a table under them."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in lines:
+        table.add_row(name, Text(text))
+    return Group(table, Text(), below)
 
 
 def word(value: object) -> str:
