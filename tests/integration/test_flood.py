@@ -22,6 +22,7 @@ EVERYDAY = Load(media_pps=5_000, flood_pps=20_000, least_pps=2_000, sources=20_0
 # Longer than the 12 s of silence after which an owner may lose a flow to a contender.
 FULL = Load(media_pps=20_000, flood_pps=100_000, least_pps=90_000, sources=100_000, seconds=15)
 LOADS = [pytest.param(EVERYDAY, id="everyday"), pytest.param(FULL, id="full", marks=pytest.mark.full)]
+LONG = [pytest.param(EVERYDAY, id="short", marks=pytest.mark.full), LOADS[1]]  # of each kind one is run every day
 
 # 8 in a relay; in each worker where one counts while the other, stopped by the scheduler, is changing its own.
 TOKEN_FLOWS_MOST = 2 * 8
@@ -120,7 +121,7 @@ def test_a_clients_own_token_from_many_sources(attacked: AttackedRelay, load: Lo
     say_if_lesser(course, load)
 
 
-@pytest.mark.parametrize("load", LOADS)
+@pytest.mark.parametrize("load", LONG)
 def test_a_token_without_its_password_from_many_sources(attacked: AttackedRelay, load: Load) -> None:
     """No owner answers, so each check makes a flow and pushes out one of the token's own: the most a token can do."""
     check = binding_request(attacked.mint(attacked.silent)[0])
@@ -135,7 +136,7 @@ def test_a_token_without_its_password_from_many_sources(attacked: AttackedRelay,
     say_if_lesser(course, load)
 
 
-@pytest.mark.parametrize("load", LOADS)
+@pytest.mark.parametrize("load", LONG)
 def test_checks_of_the_attackers_session_from_the_flows_addresses(attacked: AttackedRelay, load: Load) -> None:
     """They reach the attacker's own owner; its answers reach nobody, since each flow's owner is alive."""
     (token,) = attacked.mint(attacked.attackers)

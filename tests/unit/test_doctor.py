@@ -130,6 +130,7 @@ def test_sizes(size: int, text: str) -> None:
 # ---- documents
 
 
+@pytest.mark.tree
 def test_every_check_is_in_the_table_and_nothing_else(tmp_path: Path) -> None:
     findings = examine(FakeMachine(tmp_path), settings(), 50_000)
     section = (ROOT / "docs" / "operations.md").read_text().partition("## `relay doctor`")[2].partition("\n## ")[0]
