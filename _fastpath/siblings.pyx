@@ -49,7 +49,7 @@ cdef bint copy_stable(const FlowTable* sibling, const Flow* flow, const uint8_t*
 
 
 cdef uint32_t token_flows(const FlowTable* sibling, uint64_t token) noexcept nogil:
-    """How many flows of the token a sibling has, `FLOWS_PER_TOKEN` at most. While it changes them, one more or less."""
+    """How many flows of the token a sibling has, `FLOWS_PER_TOKEN` at most. Right but for one that it opens or frees at this moment."""
     cdef uint32_t hash = <uint32_t>token
     cdef uint32_t at = hash & sibling.mask
     cdef uint32_t word, number

@@ -24,7 +24,7 @@ FULL = Load(media_pps=20_000, flood_pps=100_000, least_pps=90_000, sources=100_0
 LOADS = [pytest.param(EVERYDAY, id="everyday"), pytest.param(FULL, id="full", marks=pytest.mark.full)]
 LONG = [pytest.param(EVERYDAY, id="short", marks=pytest.mark.full), LOADS[1]]  # of each kind one is run every day
 
-# 8 in a relay; in each worker where one counts while the other, stopped by the scheduler, is changing its own.
+# 8 in a relay, one more where two workers open in the same moment; and the workers are read one after the other.
 TOKEN_FLOWS_MOST = 2 * 8
 NEWCOMER_MOST_S = 1.0
 # Of each worker: the arena of a batch, which is touched as far as batches ever grew (docs/wire.md, 3).
