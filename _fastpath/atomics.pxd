@@ -11,6 +11,10 @@ cdef extern from *:
     #define UFRAG_LOAD(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
     #define UFRAG_STORE(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
     #define UFRAG_PREFETCH(p) __builtin_prefetch((p))
+    static inline void ufrag_touch(const void* p) { (void)*(const volatile unsigned char*)p; }
+    static inline void ufrag_touch_lines(const void* p, size_t bytes) {
+        for (size_t at = 0; at < bytes; at += 64) ufrag_touch((const char*)p + at);
+    }
     static inline void ufrag_fence_release(void) { __atomic_thread_fence(__ATOMIC_RELEASE); }
     static inline void ufrag_fence_acquire(void) { __atomic_thread_fence(__ATOMIC_ACQUIRE); }
     """
@@ -25,3 +29,6 @@ cdef extern from *:
     void fence_release "ufrag_fence_release"() noexcept nogil
     void fence_acquire "ufrag_fence_acquire"() noexcept nogil
     void prefetch "UFRAG_PREFETCH"(const void* address) noexcept nogil
+    # What a prefetch should do and some processors do not when the page is not in the TLB: a load whose value nobody waits for.
+    void touch "ufrag_touch"(const void* address) noexcept nogil
+    void touch_lines "ufrag_touch_lines"(const void* address, size_t size) noexcept nogil

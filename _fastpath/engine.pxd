@@ -91,6 +91,7 @@ cdef struct Engine:
     srtp_function unprotect
     srtp_function protect_rtcp
     srtp_function unprotect_rtcp
+    bint srtp_known                   # where libsrtp keeps things was looked at and is as srtp_contexts.pxd says
     TokenKeys keys                    # to tell checks of sessions that are gone from noise
     Endpoint own
     uint16_t generation

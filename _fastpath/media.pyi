@@ -24,6 +24,7 @@ class MediaEngine:
         generation: int,
         relays: Sequence[tuple[bytes, int]],
         srtp: tuple[int, int, int, int],
+        srtp_known: bool = False,
         socket: int = -1,
         wake: int = -1,
         ring: int = -1,

@@ -47,7 +47,7 @@ cdef class MediaEngine:
         self.hot.epoll = -1
 
     def __init__(self, slot: MediaSlot, *, secret: bytes, keyring: Keyring, ice_key: bytes, own: tuple[str, int], generation: int,
-                 relays, srtp, socket: int = -1, wake: int = -1, ring: int = -1, now_us: int = 0,
+                 relays, srtp, srtp_known: bool = False, socket: int = -1, wake: int = -1, ring: int = -1, now_us: int = 0,
                  unix_us: int = 0, cname: str = "ufrag"):
         cdef Engine* engine = &self.engine
         if len(secret) != 16:
@@ -69,6 +69,7 @@ cdef class MediaEngine:
         self.make_rings()
         self.set_relays(relays)
         self.set_identity(keyring, ice_key, own, generation, cname)
+        engine.srtp_known = srtp_known
         engine.protect, engine.unprotect = <srtp_function><size_t>srtp[0], <srtp_function><size_t>srtp[1]
         engine.protect_rtcp, engine.unprotect_rtcp = <srtp_function><size_t>srtp[2], <srtp_function><size_t>srtp[3]
 

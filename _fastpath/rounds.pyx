@@ -7,7 +7,7 @@ from _fastpath.batch cimport (
     BATCH_MAX, BATCH_MIN, SOCKET_DEAD, Batch, batch_commit, batch_receive, name_of, payload_of,
 )
 from _fastpath.engine cimport *
-from _fastpath.foresight cimport foresee
+from _fastpath.foresight cimport FORESEEN_MOST, foresee
 from _fastpath.inbound cimport take, take_held
 from _fastpath.media_slot cimport AUDIO_RING_BYTES, ring_down, ring_up
 from _fastpath.outbound cimport choose_path, pump, schedule, send_datagram, send_report, serve_timer
@@ -29,7 +29,9 @@ cdef enum:
     FIRST_REPORT_US = 500_000
     SOCKET = 0
     WAKE = 1
-    NAP_NS = 1_000_000
+    NAP_LONGEST_NS = 1_000_000
+    NAP_SHORTEST_NS = 500_000
+    NAP_PACKETS = 20                  # worth a wake-up
     WINDOW_US = 10_000
     NAP_FROM = 20                     # packets in a window: 2,000 a second, twice as many as there are naps
 
@@ -144,11 +146,10 @@ cdef void serve_timers(Engine* engine) noexcept nogil:
         item = wheel_take(&engine.sessions.wheel, engine.now_us)
 
 
-cdef void decide(Engine* engine) noexcept nogil:
+cdef void decide(Engine* engine, uint32_t first, uint32_t last) noexcept nogil:
     cdef Batch* batch = &engine.batch
     cdef uint32_t i
-    batch.bytes = 0
-    for i in range(batch.count):
+    for i in range(first, last):
         batch.bytes += batch.received[i].msg_len
         batch.state.verdict[i] = take(
             engine, name_of(batch, i), <uint8_t>batch.received[i].msg_hdr.msg_namelen, payload_of(batch, i) + ALIGN_SHIFT,
@@ -156,11 +157,17 @@ cdef void decide(Engine* engine) noexcept nogil:
 
 
 cdef void work(Engine* engine) noexcept nogil:
-    """One round over what is in the batch."""
+    """One round over what is in the batch, a few packets at a time: foreseen, unprotected, echoed and protected while they are near."""
+    cdef uint32_t first = 0
+    cdef uint32_t last
     obey_all(engine)
-    foresee(engine)
-    decide(engine)
-    pump_touched(engine)
+    engine.batch.bytes = 0
+    while first < engine.batch.count:
+        last = min(first + FORESEEN_MOST, engine.batch.count)
+        foresee(engine, first, last)
+        decide(engine, first, last)
+        pump_touched(engine)
+        first = last
     serve_timers(engine)
 
 
@@ -216,18 +223,21 @@ cdef int add(int epoll, int fd, uint32_t index) noexcept nogil:
 
 
 cdef void pace(Hot* hot, Engine* engine, int count) noexcept nogil:
-    """Counts packets, and decides once a window whether the next rounds nap."""
+    """Counts packets, and decides once a window whether the next rounds nap, and how long."""
+    cdef uint64_t window_us = engine.now_us - hot.window_us
     hot.windowed += <uint64_t>count
-    if engine.now_us - hot.window_us >= WINDOW_US:
-        hot.napping = hot.windowed * WINDOW_US >= NAP_FROM * (engine.now_us - hot.window_us)
+    if window_us >= WINDOW_US:
+        hot.nap_ns = 0
+        if hot.windowed * WINDOW_US >= NAP_FROM * window_us:
+            hot.nap_ns = max(<uint64_t>NAP_SHORTEST_NS, min(<uint64_t>NAP_LONGEST_NS, NAP_PACKETS * window_us * 1000 // hot.windowed))
         hot.window_us = engine.now_us
         hot.windowed = 0
 
 
-cdef void nap() noexcept nogil:
+cdef void nap(uint64_t nap_ns) noexcept nogil:
     cdef clock_time length
     length.tv_sec = 0
-    length.tv_nsec = NAP_NS
+    length.tv_nsec = <long>nap_ns
     nanosleep(&length, NULL)
 
 
@@ -239,8 +249,8 @@ cdef int run_rounds(Hot* hot, Engine* engine) noexcept nogil:
     if hot.epoll < 0 or add(hot.epoll, hot.socket, SOCKET) < 0 or add(hot.epoll, hot.wake, WAKE) < 0:
         return failed(hot)
     while not load32(&engine.header.halted):
-        if hot.napping and not readable:
-            nap()
+        if hot.nap_ns and not readable:
+            nap(hot.nap_ns)
             readable = True
         elif not readable:
             engine.now_us = clock_us()

@@ -34,7 +34,7 @@ from relay.runtime.errors import EXIT_FAILURE, ConfigError
 from relay.runtime.keys import RouteKeyFile
 from relay.runtime.log import event
 from relay.runtime.sockets import kernel_drops, masked
-from transceiver import ice, srtp
+from transceiver import ice, srtp, srtp_memory
 from transceiver.advertise import Advertised
 from transceiver.apps import Echo
 from transceiver.calls import CNAME, Calls, Manner, Minter
@@ -132,6 +132,7 @@ class Media:
         self._engine = MediaEngine(
             own.slot, secret=secrets.token_bytes(16), keyring=keyring, ice_key=ice_key, own=address,
             generation=generation, relays=[masked(network) for network in settings.relays], srtp=functions,
+            srtp_known=srtp_memory.contexts_known(),
             socket=own.internal.fileno(), wake=own.wake, ring=own.ring, unix_us=time.time_ns() // 1000, cname=CNAME,
         )  # fmt: skip
         self.calls = Calls(

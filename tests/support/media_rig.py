@@ -21,6 +21,7 @@ from _fastpath.wire.token import Keyring
 from tests.support.world import CLUSTER, GENERATION, ICE_KEY, KEYS, OWN, RELAY_NETWORKS, RELAYS, UNIX_US
 from transceiver import ice, srtp
 from transceiver.srtp import SRTPKeys, SRTPPair
+from transceiver.srtp_memory import contexts_known
 
 Address = tuple[str, int]
 Event = tuple[str, int, int, int, int, bytes]
@@ -126,7 +127,8 @@ class Rig:
         self.slot = MediaSlot.create(mmap.mmap(-1, media_slot_bytes(sessions)), sessions)
         self.engine = MediaEngine(
             self.slot, secret=bytes(16), keyring=self.keyring, ice_key=ICE_KEY, own=OWN, generation=GENERATION,
-            relays=RELAY_NETWORKS, srtp=srtp.functions(), now_us=self.us, unix_us=UNIX_US + self.us,
+            relays=RELAY_NETWORKS, srtp=srtp.functions(), srtp_known=contexts_known(),
+            now_us=self.us, unix_us=UNIX_US + self.us,
         )  # fmt: skip
 
     def line(self, index: int, *, proven: bool = True, ufrag: str = "cli1", echo: bool = True) -> Line:

@@ -31,6 +31,7 @@ from transceiver.answer import Setup
 from transceiver.apps import Application, Echo
 from transceiver.calls import Calls, Manner, Minter
 from transceiver.session import Session
+from transceiver.srtp_memory import contexts_known
 
 KEYS = {1: bytes(range(32))}
 ICE_KEY = bytes(range(50, 82))
@@ -128,8 +129,8 @@ class World:
         self.slot = MediaSlot.create(mmap.mmap(-1, media_slot_bytes(sessions)), sessions)
         self.engine = MediaEngine(
             self.slot, secret=seed.to_bytes(16, "big"), keyring=keyring, ice_key=ICE_KEY, own=OWN,
-            generation=GENERATION, relays=RELAY_NETWORKS, srtp=srtp.functions(), now_us=self.us,
-            unix_us=UNIX_US + self.us,
+            generation=GENERATION, relays=RELAY_NETWORKS, srtp=srtp.functions(), srtp_known=contexts_known(),
+            now_us=self.us, unix_us=UNIX_US + self.us,
         )  # fmt: skip
         manner = Manner(
             identity=identity("ecdsa"),

@@ -1,0 +1,2 @@
+BYTES: dict[str, int]
+OFFSETS: dict[str, int]
