@@ -119,11 +119,13 @@ def steady(server: Server, fleet: Fleet, plan: Plan) -> Result:
 def _segments(fleet: Fleet, pids: list[int], plan: Plan) -> Iterator[Result]:
     for _ in range(plan.segments):
         before, sent = Clocks.read(pids), fleet.native.totals()["sent"]
+        fleet.native.mark()
         fleet.run(plan.seconds / plan.segments)
         used = Clocks.read(pids).since(before)
         pairs = max(1, fleet.native.totals()["sent"] - sent)
         for who in ("server", "client"):
             used[f"{who}_us_a_pair"] = used[who] * used["seconds"] * 1e6 / pairs
+        used["p99_us"] = fleet.native.latency_us(0.99, marked=True)
         yield used
 
 

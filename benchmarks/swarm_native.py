@@ -72,7 +72,8 @@ SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "run": (None, [c_void_p, c_uint64, c_bool]),
     "reset": (None, [c_void_p]),
     "pause": (None, [c_void_p]),
-    "latency_us": (c_double, [c_void_p, c_double]),
+    "mark": (None, [c_void_p]),
+    "latency_us": (c_double, [c_void_p, c_double, c_bool]),
 }
 
 
@@ -180,5 +181,10 @@ class NativeSwarm:
         totals = self._library.swarm_totals(self._swarm).contents
         return {name: getattr(totals, name) for name in TOTALS}
 
-    def latency_us(self, share: float) -> float:
-        return float(self._library.swarm_latency_us(self._swarm, share))
+    def mark(self) -> None:
+        """A part of the run begins."""
+        self._library.swarm_mark(self._swarm)
+
+    def latency_us(self, share: float, *, marked: bool = False) -> float:
+        """Of the whole run, or since the mark."""
+        return float(self._library.swarm_latency_us(self._swarm, share, marked))

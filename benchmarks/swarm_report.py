@@ -1,6 +1,7 @@
 """The figures of the swarm as text: one finding a line, and beside it what was asked of it."""
 
 import re
+import statistics
 from collections.abc import Iterator
 from typing import Any
 
@@ -51,6 +52,8 @@ def steady(result: Result) -> Iterator[str]:
         f"latency: p50 {latency['p50']:.0f} us, p99 {latency['p99']:.0f} us, max {latency['max']:.0f} us "
         f"{verdict(latency['p99'] <= MOST_P99_US, f'p99 at most {MOST_P99_US / 1e3:.0f} ms')}"
     )
+    parts = [each["p99_us"] for each in result["segments"]]
+    yield f"  p99 by segment: {', '.join(f'{each:.0f}' for each in parts)} us; median {statistics.median(parts):.0f} us"
     yield f"checks: {totals['checks_sent']} sent, {totals['checks_answered']} answered; reports: " + (
         f"{totals['reports_sent']} sent, {totals['reports_received']} received"
     )

@@ -258,22 +258,30 @@ void swarm_run(struct swarm *swarm, uint64_t duration_ns, bool media) {
     }
 }
 
+/* A part of the run begins. */
+void swarm_mark(struct swarm *swarm) { memcpy(swarm->latency_marked, swarm->latency, sizeof swarm->latency); }
+
 /* Counts from here; what is still under way is told by its run and counted as stale. */
 void swarm_reset(struct swarm *swarm) {
     memset(&swarm->totals, 0, sizeof swarm->totals);
     memset(swarm->latency, 0, sizeof swarm->latency);
+    swarm_mark(swarm);
     swarm->run++;
 }
 
 /* The schedule begins anew at the next run: a pause is not to be caught up with. */
 void swarm_pause(struct swarm *swarm) { swarm->media_due = 0; }
 
-double swarm_latency_us(const struct swarm *swarm, double share) {
-    uint64_t total = 0, below = 0;
-    const unsigned buckets = sizeof swarm->latency / sizeof *swarm->latency;
-    for (unsigned i = 0; i < buckets; i++) total += swarm->latency[i];
+/* Of the whole run, or since the mark. */
+double swarm_latency_us(const struct swarm *swarm, double share, bool marked) {
+    uint64_t counts[64 * HISTOGRAM_STEPS], total = 0, below = 0;
+    const unsigned buckets = sizeof counts / sizeof *counts;
     for (unsigned i = 0; i < buckets; i++) {
-        below += swarm->latency[i];
+        counts[i] = swarm->latency[i] - (marked ? swarm->latency_marked[i] : 0);
+        total += counts[i];
+    }
+    for (unsigned i = 0; i < buckets; i++) {
+        below += counts[i];
         if (total && (double)below >= share * (double)total)
             return (double)((uint64_t)(HISTOGRAM_STEPS + i % HISTOGRAM_STEPS) << i / HISTOGRAM_STEPS) / 1e3;
     }

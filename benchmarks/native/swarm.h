@@ -93,6 +93,7 @@ struct swarm {
     struct pending *pending;
     uint64_t pending_head, pending_tail;
     uint64_t latency[64 * HISTOGRAM_STEPS];
+    uint64_t latency_marked[64 * HISTOGRAM_STEPS];    /* what it was when the present part of the run began */
 };
 
 /* swarm.c */
