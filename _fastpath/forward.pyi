@@ -16,6 +16,7 @@ class Forwarder:
         wake: int = -1,
         max_half_open: int,
         max_new_per_network_s: float = 0,
+        max_new_per_token_s: float = 0,
         flow_timeout_s: float = 30,
         half_open_timeout_s: float = 5,
         owner_hold_s: float = 12,

@@ -28,7 +28,7 @@ from _fastpath.batch cimport (
 from _fastpath.down cimport decide_down, queue_down
 from _fastpath.flows cimport TICKS_PER_SECOND, FlowTable, flows_attach, flows_repair, flows_sweep
 from _fastpath.peers cimport PeerTable, peers_attach, peers_collect
-from _fastpath.prefixes cimport prefixes_free, prefixes_make
+from _fastpath.rates cimport rates_free, rates_make
 from _fastpath.router cimport INTERNAL, NETWORKS_MAX, SIBLINGS_MAX, Public, Router
 from _fastpath.siblings cimport Asks, asks_serve
 from _fastpath.sockets cimport (
@@ -58,6 +58,10 @@ cdef enum:
     SWEEP_BUDGET = 1024               # flows looked at between two batches: some microseconds
     SWEEP_IDLE_BUDGET = 8192          # the same with nothing to forward
     PACKETS_WITHOUT_WAIT = 256        # busy sockets may not hide the others for longer
+    NETWORK_BURST_S = 2               # what a network may open at once, in seconds of its rate ...
+    NETWORK_BURST = 16                # ... and in flows, at least
+    TOKEN_BURST_S = 3                 # the same of what a token may ask for: two restarts on eight paths
+    TOKEN_BURST = 1
     DRAIN_SECONDS = 10                # silence that ends a flow while draining: twice the slowest client's checks
 
     STOPPED = 0
@@ -256,7 +260,8 @@ cdef class Forwarder:
         self.loop.epoll = -1
 
     def __init__(self, slot: Slot, *, siblings=(), keyring: Keyring, backends=(), publics=(), internal=(-1, 2), wake=-1,
-                 max_half_open: int, max_new_per_network_s: float = 0, flow_timeout_s: float = 30, half_open_timeout_s: float = 5,
+                 max_half_open: int, max_new_per_network_s: float = 0, max_new_per_token_s: float = 0,
+                 flow_timeout_s: float = 30, half_open_timeout_s: float = 5,
                  owner_hold_s: float = 12):
         cdef Router* router = &self.loop.router
         self.slot = slot
@@ -267,7 +272,8 @@ cdef class Forwarder:
         router.secret = slot.header.secret
         router.keys = keyring.keys
         router.max_half_open = max_half_open
-        prefixes_make(&router.prefixes, max_new_per_network_s)
+        rates_make(&router.networks, max_new_per_network_s, NETWORK_BURST_S, NETWORK_BURST)
+        rates_make(&router.asking, max_new_per_token_s, TOKEN_BURST_S, TOKEN_BURST)
         router.flow_ticks = <uint32_t>(flow_timeout_s * TICKS_PER_SECOND)
         router.half_open_ticks = <uint32_t>(half_open_timeout_s * TICKS_PER_SECOND)
         router.owner_hold_ticks = <uint32_t>(owner_hold_s * TICKS_PER_SECOND)
@@ -291,7 +297,8 @@ cdef class Forwarder:
         free(self.loop.router.sibling_peers)
         free(self.loop.router.sibling_asks)
         free(self.loop.router.asks_heard)
-        prefixes_free(&self.loop.router.prefixes)
+        rates_free(&self.loop.router.networks)
+        rates_free(&self.loop.router.asking)
         if self.loop.epoll >= 0:
             close(self.loop.epoll)
 

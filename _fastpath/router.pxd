@@ -16,7 +16,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from _fastpath.flows cimport FlowTable
 from _fastpath.peers cimport PeerTable
-from _fastpath.prefixes cimport PrefixBook
+from _fastpath.rates cimport RateBook
 from _fastpath.siblings cimport Asks
 from _fastpath.siphash cimport SipKey
 from _fastpath.verdicts cimport TOKEN_OUTCOMES
@@ -52,7 +52,8 @@ cdef struct Router:
     uint32_t backend_count
     Public publics[PUBLICS_MAX]
     uint32_t public_count
-    PrefixBook prefixes
+    RateBook networks                 # new flows
+    RateBook asking                   # of a token, for what it does not have
     uint32_t max_half_open
     uint32_t owner_hold_ticks         # 12 s
     uint32_t flow_ticks

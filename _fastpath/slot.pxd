@@ -18,7 +18,7 @@ from _fastpath.steering cimport Steered, Steering
 from _fastpath.verdicts cimport EVENTS, TOKEN_OUTCOMES
 
 cdef enum:
-    SLOT_LAYOUT = 2
+    SLOT_LAYOUT = 3
     SLOT_HEADER_ROOM = 8192
     SOCKETS_MAX = 17                  # 16 public and the internal one
     SECTION = 4096                    # sections begin on pages

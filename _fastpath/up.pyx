@@ -15,7 +15,7 @@ from _fastpath.flows cimport (
     owner_of, prefetch_flow, prefetch_word, token_has_flow, token_make_room,
 )
 from _fastpath.peers cimport NO_PEER, peer_intern
-from _fastpath.prefixes cimport prefix_admits
+from _fastpath.rates cimport network_hash, rate_admits
 from _fastpath.router cimport ANY_TOKEN, Public
 from _fastpath.siblings cimport FlowCopy, asks_post, flow_copy, token_flows
 from _fastpath.siphash cimport siphash13
@@ -25,7 +25,7 @@ from _fastpath.verdicts cimport (
     OUTCOME_OTHER_VERSION, OUTCOME_UNKNOWN_KEY, OUTCOME_VERIFIED, PENDING, TOKEN_OUTCOMES, UP_ADOPTED,
     UP_BAD_COOKIE, UP_BAD_DESTINATION, UP_BAD_SOURCE, UP_CHECK, UP_CONTENDED, UP_DRAINING, UP_FOREIGN_OWNER,
     UP_HALF_OPEN_FULL, UP_LONG_USERNAME, UP_MEDIA, UP_NO_FLOW, UP_NO_TOKEN, UP_NO_USERNAME, UP_OPENED,
-    UP_PEERS_FULL, UP_PREFIX_FULL, UP_RESTART, UP_STUN_MALFORMED, UP_TABLE_FULL, UP_TOKEN_FORGED, UP_TOKEN_FULL, UP_TOKEN_KEY, UP_TOKEN_VERSION,
+    UP_PEERS_FULL, UP_PREFIX_FULL, UP_RESTART, UP_STUN_MALFORMED, UP_TABLE_FULL, UP_TOKEN_BUSY, UP_TOKEN_FORGED, UP_TOKEN_FULL, UP_TOKEN_KEY, UP_TOKEN_VERSION,
     UP_TOO_SHORT, UP_TRUNCATED, UP_UNKNOWN_KIND,
 )
 from _fastpath.wire.address cimport (
@@ -222,6 +222,8 @@ cdef uint8_t route_new_token(Router* router, Packet* packet, uint32_t socket, Fl
     if result != TOKEN_VERIFIED:
         return refusal(router, result, username.start)
     count_token(router, route.key_id, OUTCOME_VERIFIED)
+    if not rate_admits(&router.asking, token, router.tick):
+        return UP_TOKEN_BUSY
     if flow == NULL and load32(router.draining) and not token_has_flow(&router.flows, token):
         return UP_DRAINING                        # a new path of a call that is here is no new session
     owner = peer_intern(&router.peers, &route.owner)
@@ -243,7 +245,7 @@ cdef uint8_t open_flow(Router* router, Packet* packet, uint32_t socket, uint16_t
     cdef FlowSeed seed
     if router.flows.header.half_open >= router.max_half_open:
         return UP_HALF_OPEN_FULL
-    if not prefix_admits(&router.prefixes, &router.secret, envelope_key(packet.payload) + KEY_CLIENT, router.tick):
+    if not rate_admits(&router.networks, network_hash(&router.secret, envelope_key(packet.payload) + KEY_CLIENT), router.tick):
         return UP_PREFIX_FULL
     if not token_make_room(&router.flows, token, router.tick, room_for(router, token)):
         asks_post(router.asks, token, router.asked_before)

@@ -35,6 +35,7 @@ cdef enum:
     UP_TABLE_FULL
     UP_HALF_OPEN_FULL
     UP_TOKEN_FULL                     # the token has as many flows as it may, here and in sibling workers, and none of ours may go
+    UP_TOKEN_BUSY                     # its token asks for new flows, or another session's, faster than it may
     UP_PREFIX_FULL                    # its network opens flows faster than it may
     UP_DRAINING                       # a new session while the relay drains
     UP_NO_FLOW

@@ -27,6 +27,7 @@ MEANINGS: dict[tuple[str, str], str] = {
     ("up", "table_full"): "dropped: --max-flows reached",
     ("up", "half_open_full"): "dropped: --max-half-open reached",
     ("up", "token_full"): "dropped: the token has 8 flows in the relay, and none of this worker's may go",
+    ("up", "token_busy"): "dropped: its token asks for new flows, or others', faster than a client would",
     ("up", "prefix_full"): "dropped: the client's network opens flows faster than --max-new-per-network",
     ("up", "draining"): "dropped: a new session while the relay drains",
     ("up", "no_flow"): "dropped: not a check, and no flow is known for source and destination",

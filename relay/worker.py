@@ -22,6 +22,10 @@ from relay.slots import WorkerSlot
 
 log = logging.getLogger("ufrag.relay.worker")
 
+# What one token may ask for beside its own flows: a client opens eight at most, and until a restart's token is its
+# flows' own, 12 s, checks each of them twice a second.
+NEW_PER_TOKEN_S = 32
+
 
 class Worker:
     """The launcher's view of worker `index` (relay.runtime.launcher.Child)."""
@@ -73,6 +77,7 @@ class Worker:
             internal=(self._own.internal.fileno(), int(settings.internal.family)),
             wake=self._own.wake,
             max_half_open=settings.max_half_open,
+            max_new_per_token_s=NEW_PER_TOKEN_S,
             # The kernel spreads a network's packets evenly enough over the workers.
             max_new_per_network_s=settings.max_new_per_network / len(self._slots),
             flow_timeout_s=settings.flow_timeout_s,

@@ -49,6 +49,7 @@ class Machine:
             max_flows=(12, 20, 6, 40)[sizes % 4],
             max_half_open=(1000, 10, 4, 1000)[sizes // 4 % 4],
             max_new_per_network_s=0 if modelled else (0, 0, 0.01)[sizes // 16 % 3],
+            max_new_per_token_s=0 if modelled else (0, 4, 0, 0.5)[(sizes + more) % 4],
             internal_version=(4, 6)[more % 2],
             clock=CLOCKS[more // 2 % 3],
         )

@@ -74,6 +74,7 @@ class Shape:
     max_flows: int = 12
     max_half_open: int = 1000
     max_new_per_network_s: float = 0
+    max_new_per_token_s: float = 0
     internal_version: int = 4
     clock: int = 1000
 
@@ -108,6 +109,7 @@ class Rig:
             internal=(-1, FAMILIES[self.shape.internal_version]),
             max_half_open=self.shape.max_half_open,
             max_new_per_network_s=self.shape.max_new_per_network_s,
+            max_new_per_token_s=self.shape.max_new_per_token_s,
         )
         harness = Harness(forwarder)
         harness.tick = self.clock

@@ -77,6 +77,7 @@ class Settings:
     max_flows: int = 64
     max_half_open: int = 1000
     max_new_per_network_s: float = 0
+    max_new_per_token_s: float = 0
     keys: dict[int, bytes] | None = None
     backends: Sequence[Network] = BACKENDS
     internal_version: int = 4
@@ -100,6 +101,7 @@ class Relay:
                 internal=(-1, family),
                 max_half_open=self.settings.max_half_open,
                 max_new_per_network_s=self.settings.max_new_per_network_s,
+                max_new_per_token_s=self.settings.max_new_per_token_s,
             )
         )
         self.harness.tick = 1000

@@ -11,7 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from _fastpath.slot import Slot
-from tests.support.harness import LOCAL, LOCAL6, SECOND, SECRET, WILDCARD, WILDCARD6, Relay, Settings, memory_of, token
+from tests.support.harness import (
+    LOCAL,
+    LOCAL6,
+    OTHER,
+    SECOND,
+    SECRET,
+    WILDCARD,
+    WILDCARD6,
+    Relay,
+    Settings,
+    memory_of,
+    token,
+)
 from tests.support.oracle import Address
 from tests.support.packets import RTP, answer, check, framed
 
@@ -235,3 +247,62 @@ def test_the_rate_outlives_the_wrap_of_ticks() -> None:
     assert opens(relay, "198.51.100.1", serials) == 20
     relay.tick = 0
     assert opens(relay, "198.51.100.1", serials) == 20
+
+
+# --- what a token asks for ---
+
+PER_S, AT_ONCE = 32, 96
+
+
+def asking() -> Relay:
+    return Relay(Settings(max_flows=400, max_new_per_token_s=PER_S))
+
+
+def test_a_sprayed_token_is_refused_before_it_costs_anything() -> None:
+    relay = asking()
+    fill(relay, [0], established=True, serial=2)
+    verdicts = Counter(opened(relay, number) for number in range(1, 200))
+    assert verdicts == {"opened": AT_ONCE, "token_busy": 199 - AT_ONCE}
+    before = relay.slot.flow_list()
+    assert opened(relay, 200) == "token_busy"
+    assert relay.slot.flow_list() == before
+    relay.tick += SECOND
+    assert Counter(opened(relay, number) for number in range(200, 300)) == {"opened": PER_S, "token_busy": 100 - PER_S}
+    assert opened(relay, 300, serial=3) == "opened"  # whoever else comes anew
+
+
+@pytest.mark.parametrize(("owner", "verdict"), [(None, "restart"), (OTHER, "contended")])
+def test_checks_from_the_addresses_of_others_are_bounded_by_their_token(owner: Address | None, verdict: str) -> None:
+    relay = asking()
+    clients = [client(number) for number in range(50)]
+    for number, each in enumerate(clients):
+        fill(relay, [number], established=True, serial=100 + number)
+        assert relay.up(RTP, each)[0] == "media"
+    spoofed = check(token(serial=1) if owner is None else token(owner, serial=1))
+    verdicts = Counter(relay.up(spoofed, each)[0] for _ in range(10) for each in clients)
+    assert verdicts == {verdict: AT_ONCE, "token_busy": 500 - AT_ONCE}
+    for number, each in enumerate(clients):
+        assert relay.up(check(token(serial=100 + number)), each)[0] == "check"
+        assert relay.up(RTP, each)[0] == "media"
+    # A client's own restart has a token of its own, and nothing of this counts against it.
+    assert relay.up(check(token(serial=500)), clients[0])[0] == "restart"
+
+
+def test_a_restart_on_all_paths_is_never_too_fast() -> None:
+    """Each path tried twenty times a second for half a second, then twice a second till the old token is forgotten."""
+    relay = asking()
+    fill(relay, range(8), established=True)
+    restarted = check(token(serial=2))
+    verdicts: Counter[str] = Counter()
+    for tick in range(13 * SECOND):
+        relay.tick += 1
+        if tick < SECOND // 2 or tick % (SECOND // 2) == 0:
+            verdicts.update(relay.up(restarted, client(number))[0] for number in range(8))
+    assert verdicts.keys() == {"restart"}
+
+
+def test_flows_of_the_token_itself_cost_nothing() -> None:
+    relay = asking()
+    fill(relay, [0], established=True)
+    assert {relay.up(check(token(serial=1)), client(0))[0] for _ in range(500)} == {"check"}
+    assert relay.slot.flow_list()

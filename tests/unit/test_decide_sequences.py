@@ -186,6 +186,7 @@ LAST: list[tuple[str, object]] = [
 OUT_OF_REACH = {
     *("up_adopted", "up_truncated", "up_peers_full", "up_stun_malformed", "up_no_username", "up_long_username"),
     *("up_send_buffer", "up_send_too_big", "up_send_refused", "down_truncated", "up_abandoned", "down_abandoned"),
+    "up_token_busy",
     "up_prefix_full",
     *("down_send_buffer", "down_send_too_big", "down_send_refused"),
 }

@@ -250,9 +250,13 @@ DOWN_ROWS = [
 ROWS = [*UP_ROWS, *DOWN_ROWS]
 
 # Send errors need a socket and giving up dead workers (test_batch.py), adoption a sibling (test_flows_siblings.py).
-NOT_HERE = {("up", "adopted"), ("up", "abandoned"), ("up", "prefix_full"), ("down", "abandoned")} | {
-    (way, f"send_{error}") for way in ("up", "down") for error in ("buffer", "too_big", "refused")
-}
+NOT_HERE = {
+    ("up", "adopted"),
+    ("up", "abandoned"),
+    ("up", "token_busy"),
+    ("up", "prefix_full"),
+    ("down", "abandoned"),
+} | {(way, f"send_{error}") for way in ("up", "down") for error in ("buffer", "too_big", "refused")}
 
 
 def feed(relay: Relay, event: Event) -> object:

@@ -33,7 +33,7 @@ from tests.support.harness import (
 from tests.support.packets import RTP, answer, check, framed
 
 FLOWS = 100
-COUNTERS = 60
+COUNTERS = 61
 PAGE = 4096
 
 
@@ -72,7 +72,7 @@ def test_the_batch_state_leaves_its_page_to_itself() -> None:
 
 
 def test_numbers_that_are_interfaces() -> None:
-    assert (slot_module.LAYOUT, slot_module.TICKS_PER_SECOND, slot_module.SECRET_BYTES) == (2, 16, 16)
+    assert (slot_module.LAYOUT, slot_module.TICKS_PER_SECOND, slot_module.SECRET_BYTES) == (3, 16, 16)
     assert slot_module.MOST_FLOWS == 1 << 22
     assert len(COUNTER_NAMES) == COUNTERS
     assert len(EVENT_NAMES) == 7
@@ -82,7 +82,7 @@ def test_numbers_that_are_interfaces() -> None:
 def test_the_header_in_memory() -> None:
     memory, slot = made()
     assert memory[:8] == b"UFRAGSLT"
-    assert struct.unpack_from("<II", memory, 8) == (2, FLOWS)
+    assert struct.unpack_from("<II", memory, 8) == (3, FLOWS)
     total, flows_at, peers_at, batch_at = struct.unpack_from("<4Q", memory, 24)
     assert total == len(memory) == slot_bytes(FLOWS)
     assert flows_at == 2 * PAGE

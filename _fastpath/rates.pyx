@@ -1,4 +1,4 @@
-"""The rate of new flows from one network; see prefixes.pxd."""
+"""Rates of networks and tokens; see rates.pxd."""
 
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
@@ -10,35 +10,39 @@ from _fastpath.wire.address cimport is_mapped
 __all__: list[str] = []
 
 
-cdef int prefixes_make(PrefixBook* book, double most_per_s) except -1:
-    """0 a second: no bound."""
+cdef int rates_make(RateBook* book, double most_per_s, double burst_s, int burst_least) except -1:
     book.paid = NULL
     book.price = 0
     if most_per_s <= 0:
         return 0
     book.price = max(<uint64_t>1, <uint64_t>(TICKS_PER_SECOND * UNIT / most_per_s))
-    book.burst = max(<uint64_t>(BURST_S * TICKS_PER_SECOND) * UNIT, BURST_LEAST * book.price)
+    book.burst = max(<uint64_t>(burst_s * TICKS_PER_SECOND * UNIT), burst_least * book.price)
     book.paid = <uint64_t*>calloc(BUCKETS, sizeof(uint64_t))
     if book.paid == NULL:
-        raise MemoryError("no memory for the rates of networks")
+        raise MemoryError("no memory for rates")
     return 0
 
 
-cdef void prefixes_free(PrefixBook* book) noexcept nogil:
+cdef void rates_free(RateBook* book) noexcept nogil:
     free(book.paid)
     book.paid = NULL
 
 
-cdef bint prefix_admits(PrefixBook* book, const SipKey* secret, const uint8_t* client, uint32_t tick) noexcept nogil:
-    """Whether the network of `client`, a mapped address, may open another flow now; if so it has."""
+cdef uint64_t network_hash(const SipKey* secret, const uint8_t* client) noexcept nogil:
+    """Of the network of `client`, a mapped address."""
     cdef uint8_t prefix[16]
+    memset(prefix, 0, sizeof(prefix))
+    memcpy(prefix, client, V4_PREFIX_BYTES if is_mapped(client) else V6_PREFIX_BYTES)
+    return siphash13(secret, prefix, sizeof(prefix))
+
+
+cdef bint rate_admits(RateBook* book, uint64_t hash, uint32_t tick) noexcept nogil:
+    """Whether it may be done once more now; if so it has been."""
     cdef uint64_t now = <uint64_t>tick * UNIT
     cdef uint64_t* paid
     if book.paid == NULL:
         return True
-    memset(prefix, 0, sizeof(prefix))
-    memcpy(prefix, client, V4_PREFIX_BYTES if is_mapped(client) else V6_PREFIX_BYTES)
-    paid = &book.paid[siphash13(secret, prefix, sizeof(prefix)) & (BUCKETS - 1)]
+    paid = &book.paid[hash & (BUCKETS - 1)]
     # In the past: all is paid for. Further ahead than it can be: ticks have wrapped since.
     if paid[0] < now or paid[0] > now + book.burst + book.price:
         paid[0] = now
