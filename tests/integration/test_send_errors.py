@@ -92,6 +92,30 @@ def test_what_is_too_large_for_the_leg_costs_itself_only() -> None:
     assert arrived == [datagram for _, _, datagram in checks if len(datagram) < 1000]
 
 
+def test_what_a_firewall_refuses_costs_itself_only(namespaces: Namespaces) -> None:
+    """EPERM for the packets to one owner; those to another, before and behind them, are sent."""
+    refused, taken = ("127.0.0.2", 4000), ("127.0.0.3", 4000)
+    with inside(namespaces.server):
+        run("nft", "add table ip filter; add chain ip filter output { type filter hook output priority 0; }")
+        run("nft", f"add rule ip filter output ip daddr {refused[0]} drop")
+        internal, owner = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+        with owner:
+            internal.bind(("127.0.0.1", 0))
+            owner.bind(taken)
+            with pytest.raises(PermissionError):
+                internal.sendto(b"", refused)
+            with worker_over(internal) as (slot, sockets):
+                owners = [taken, refused, taken, refused, refused, taken]
+                checks = [
+                    (("198.51.100.7", n), LOCAL, check(token(each, n), "h6vY")) for n, each in enumerate(owners, 1)
+                ]
+                counters = forward(slot, sockets, checks)
+            owner.setblocking(False)
+            arrived = [owner.recv(2048)[38:] for _ in range(3)]
+    assert (counters["up_opened"], counters["up_send_refused"]) == (3, 3)
+    assert arrived == [datagram for each, (_, _, datagram) in zip(owners, checks, strict=True) if each == taken]
+
+
 def test_an_owner_that_is_not_there_disturbs_nobody(key_file: Path) -> None:
     """Its host answers each packet with an ICMP error, which must not end up at the next packet of another owner."""
     with Echo(0) as owner, Relay(key_file) as relay, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
