@@ -1,8 +1,9 @@
 /*
  * The attacker: datagrams in the names of others, at a rate.
  *
- * A raw socket, so the program runs where the source addresses are allowed to leave from: in a network namespace. The
- * payloads are given (`--datagrams`, a line of hexadecimal digits each) and are sent in turn, each from the next
+ * Whole frames through a packet socket, past the sender's own IP and queues: an attacker's machine would be another one,
+ * and his packets are to cost this one no more than arriving. So the program runs in a network namespace whose `--device`
+ * leads to the relay's (a veth; `--mac` is its other end). The payloads are given (`--datagrams`, a line of hexadecimal digits each) and are sent in turn, each from the next
  * source: of a range, or of a list (`--sources`, a line IP:PORT each). With --forge each is a check whose token has
  * its last 31 characters made anew: right in form, version and key id, wrong in its tag.
  *
@@ -13,6 +14,9 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <getopt.h>
+#include <linux/if_packet.h>
+#include <net/ethernet.h>
+#include <net/if.h>
 #include <netinet/ip.h>
 #include <netinet/udp.h>
 #include <stdlib.h>
@@ -23,7 +27,8 @@
 #define SECOND 1000000000u
 #define BURST BATCH
 #define CATCH_UP 1.25           /* times the rate, when it is behind: an attacker elsewhere does not stall with us */
-#define HEADERS_BYTES (sizeof(struct iphdr) + sizeof(struct udphdr))
+#define IP_BYTES (sizeof(struct iphdr) + sizeof(struct udphdr))
+#define HEADERS_BYTES (sizeof(struct ether_header) + IP_BYTES)
 #define DATAGRAM_MOST (SLOT_BYTES - HEADROOM)
 #define TOKEN_AT 24             /* in a check whose first attribute is USERNAME */
 #define TOKEN_CHARACTERS 32
@@ -42,7 +47,8 @@ struct source {
 
 static struct {
     struct sockaddr_in target;
-    const char *datagrams_file, *sources_file;
+    const char *datagrams_file, *sources_file, *device;
+    uint8_t mac[ETH_ALEN];
     uint32_t source_base;       /* host order */
     long source_count, rate;
     double seconds;
@@ -56,8 +62,8 @@ static struct {
 } flood;
 
 static const char usage[] =
-    "usage: flood --target IP:PORT --datagrams FILE (--sources FILE | --source-base IP [--source-count N])\n"
-    "  [--rate PPS] [--seconds S] [--forge] [--cpu N]";
+    "usage: flood --target IP:PORT --device NAME --mac MAC --datagrams FILE\n"
+    "  (--sources FILE | --source-base IP [--source-count N]) [--rate PPS] [--seconds S] [--forge] [--cpu N]";
 
 static uint64_t next_random(void) {
     flood.random ^= flood.random << 13;
@@ -129,14 +135,27 @@ static void forge_token(uint8_t *token) {
     }
 }
 
-/* The kernel fills in the total length, the identification and the header's checksum (raw(7)). */
+/* RFC 1071. */
+static uint16_t checksum(const struct iphdr *ip) {
+    uint16_t words[sizeof *ip / 2];
+    uint32_t sum = 0;
+    memcpy(words, ip, sizeof words);
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) sum += words[i];
+    sum = (sum & 0xFFFF) + (sum >> 16);
+    return (uint16_t)~(sum + (sum >> 16));
+}
+
 static void write_headers(uint8_t *payload, size_t length, struct source source) {
+    struct ether_header ether = {.ether_type = htons(ETHERTYPE_IP)};
     struct iphdr ip = {.version = 4, .ihl = 5, .ttl = 64, .protocol = IPPROTO_UDP, .saddr = source.address,
-                       .daddr = flood.target.sin_addr.s_addr};
+                       .daddr = flood.target.sin_addr.s_addr, .tot_len = htons((uint16_t)(IP_BYTES + length))};
     struct udphdr udp = {.source = source.port, .dest = flood.target.sin_port,
                          .len = htons((uint16_t)(sizeof udp + length))};
+    ip.check = checksum(&ip);
+    memcpy(ether.ether_dhost, flood.mac, ETH_ALEN);
     memcpy(payload - sizeof udp, &udp, sizeof udp);
-    memcpy(payload - HEADERS_BYTES, &ip, sizeof ip);
+    memcpy(payload - IP_BYTES, &ip, sizeof ip);
+    memcpy(payload - HEADERS_BYTES, &ether, sizeof ether);
 }
 
 static void queue_datagram(int slot) {
@@ -188,8 +207,17 @@ static uint32_t parse_host(const char *text) {
     return ntohl(address.s_addr);
 }
 
+static void parse_mac(const char *text) {
+    uint8_t *m = flood.mac;
+    int used = 0;
+    int count = sscanf(text, "%2hhx:%2hhx:%2hhx:%2hhx:%2hhx:%2hhx%n", m, m + 1, m + 2, m + 3, m + 4, m + 5, &used);
+    if (count != ETH_ALEN || text[used]) die("not a MAC address: %s", text);
+}
+
 static void set_option(int option, char *text) {
     switch (option) {
+    case 'D': flood.device = text; break;
+    case 'm': parse_mac(text); break;
     case 't': flood.target = parse_address(text); break;
     case 'd': flood.datagrams_file = text; break;
     case 'S': flood.sources_file = text; break;
@@ -205,7 +233,8 @@ static void set_option(int option, char *text) {
 
 static void parse_options(int argc, char **argv) {
     static const struct option options[] = {
-        {"target", required_argument, NULL, 't'}, {"datagrams", required_argument, NULL, 'd'},
+        {"target", required_argument, NULL, 't'}, {"device", required_argument, NULL, 'D'},
+        {"mac", required_argument, NULL, 'm'}, {"datagrams", required_argument, NULL, 'd'},
         {"sources", required_argument, NULL, 'S'}, {"source-base", required_argument, NULL, 'a'},
         {"source-count", required_argument, NULL, 'n'}, {"rate", required_argument, NULL, 'r'},
         {"seconds", required_argument, NULL, 's'}, {"forge", no_argument, NULL, 'f'},
@@ -213,7 +242,18 @@ static void parse_options(int argc, char **argv) {
     flood.rate = 10000, flood.seconds = 3, flood.source_count = 1;
     for (int option; (option = getopt_long(argc, argv, "", options, NULL)) != -1;) set_option(option, optarg);
     bool sources = !flood.sources_file != !flood.source_base;
-    if (optind < argc || !flood.target.sin_port || !flood.datagrams_file || !sources) die("%s", usage);
+    if (optind < argc || !flood.target.sin_port || !flood.device || !flood.datagrams_file || !sources) die("%s", usage);
+}
+
+/* Nothing is received by it, whatever passes there. */
+static void open_device(void) {
+    struct sockaddr_ll at = {.sll_family = AF_PACKET, .sll_ifindex = (int)if_nametoindex(flood.device)};
+    int one = 1;
+    flood.fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);
+    if (flood.fd < 0) die("a packet socket: %s", strerror(errno));
+    if (!at.sll_ifindex || bind(flood.fd, (struct sockaddr *)&at, sizeof at))
+        die("--device %s: %s", flood.device, strerror(errno));
+    if (setsockopt(flood.fd, SOL_PACKET, PACKET_QDISC_BYPASS, &one, sizeof one)) die("PACKET_QDISC_BYPASS");
 }
 
 static void prepare(void) {
@@ -222,10 +262,8 @@ static void prepare(void) {
     read_datagrams();
     if (flood.sources_file) read_sources();
     flood.random = mix64(now_ns() ^ (uint64_t)getpid() << 32) | 1;
-    flood.fd = socket(AF_INET, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW); /* which implies IP_HDRINCL */
-    if (flood.fd < 0) die("a raw socket: %s", strerror(errno));
-    batch_init(&flood.out, true, false, true);
-    for (int i = 0; i < BATCH; i++) flood.out.names[i] = flood.target;
+    open_device();
+    batch_init(&flood.out, false, false, true);
 }
 
 int main(int argc, char **argv) {

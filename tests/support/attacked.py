@@ -19,7 +19,7 @@ from typing import Self
 from benchmarks.support import Echo, Flood, Generator, Result, Words, mint_tokens, rss_bytes, write_lines
 from relay.runtime.config import parse_address
 from tests.support.asker import ask
-from tests.support.netns import Namespaces, inside, left_by, udp_drops
+from tests.support.netns import Namespaces, inside, left_by, mac_of, udp_drops
 from tests.support.relays import Relay, Samples, sum_of
 
 RELAY = "192.0.2.1:3478"
@@ -157,6 +157,7 @@ class AttackedRelay:
             options["sources"] = write_lines(self.folder / "sources", FLOW_SOURCES)
         else:
             options.update(source_base=NOBODY, source_count=sources)
+        options.update(device="veth0", mac=mac_of(self.namespaces.server, "veth0"))
         return Flood(RELAY, file, **options).by(*self.far, *LAST)
 
     def attack(self, load: Load, flood: Flood) -> Course:

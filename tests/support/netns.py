@@ -62,6 +62,12 @@ def left_by(namespace: str, device: str) -> tuple[int, int]:
     return int(sent["packets"]), int(sent["bytes"])
 
 
+def mac_of(namespace: str, device: str) -> str:
+    words = ["ip", "-n", namespace, "-j", "link", "show", "dev", device]
+    shown = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+    return str(shown[0]["address"])
+
+
 class Namespaces:
     """`client` and `server`, joined by a veth pair; names carry our pid, so parallel runs do not meet."""
 

@@ -148,11 +148,13 @@ def test_a_failing_process_shows_its_stderr() -> None:
         pytest.param("00" * 55, "without a token", {"source_base": "198.18.0.0", "forge": True}, id="no token"),
         pytest.param("00", "usage: flood", {}, id="no source"),
         pytest.param("00", "nonesuch", {"sources": "nonesuch"}, id="no list of sources"),
+        pytest.param("00", "not a MAC", {"source_base": "198.18.0.0", "mac": "1:2:3:4:5"}, id="no MAC address"),
+        pytest.param("00", "--device nonesuch|packet socket", {"source_base": "198.18.0.0"}, id="no device"),
     ],
 )
 def test_the_flood_sends_nothing_by_mistake(line: str, said: str, options: dict[str, object], tmp_path: Path) -> None:
-    """It says what is wrong before it asks for a raw socket."""
     datagrams = support.write_lines(tmp_path / "datagrams", [line])
+    options = {"device": "nonesuch", "mac": "02:00:00:00:00:01"} | options
     with pytest.raises(support.ProcessFailed, match=said), support.Flood("127.0.0.1:9", datagrams, **options) as flood:
         flood.wait()
 
