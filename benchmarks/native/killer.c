@@ -10,6 +10,7 @@
  *   half-sent    a sendmmsg was cut to half of its messages, which have left
  *   sent         a sendmmsg has returned, what it returned was not looked at
  *   instruction  after a recvmmsg that took packets, --steps instructions for each (of the first 4)
+ *   function     --steps instructions after the thread came to the instruction at --address
  *   anywhere     not traced: after --after-us this program, of higher priority and on the same
  *                CPU, kills the thread where the clock has just interrupted its work
  *
@@ -23,6 +24,7 @@
 #include <elf.h>
 #include <errno.h>
 #include <getopt.h>
+#include <limits.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <sys/ptrace.h>
@@ -37,15 +39,21 @@
 #if defined(__x86_64__)
 #define MESSAGES_ASKED(registers) ((registers).rdx)
 #define IS_SYSTEM_CALL(word) (((word) & 0xffff) == 0x050f)
+#define PROGRAM_COUNTER(registers) ((registers).rip)
+#define WITH_BREAKPOINT(word) (((word) & ~0xffl) | 0xcc)
+#define PAST_BREAKPOINT 1 /* bytes that the counter is past it when it has been met */
 #elif defined(__aarch64__)
 #define MESSAGES_ASKED(registers) ((registers).regs[2])
 #define IS_SYSTEM_CALL(word) (((word) & 0xffffffff) == 0xd4000001)
+#define PROGRAM_COUNTER(registers) ((registers).pc)
+#define WITH_BREAKPOINT(word) (((word) & ~0xffffffffl) | 0xd4200000)
+#define PAST_BREAKPOINT 0
 #else
 #error "only the registers of x86_64 and aarch64 are known here"
 #endif
 
-enum point { NONE, RECEIVED, HALF_SENT, SENT, INSTRUCTION, ANYWHERE, POINTS };
-static const char *const point_names[] = {"none", "received", "half-sent", "sent", "instruction", "anywhere"};
+enum point { NONE, RECEIVED, HALF_SENT, SENT, INSTRUCTION, FUNCTION, ANYWHERE, POINTS };
+static const char *const point_names[] = {"none", "received", "half-sent", "sent", "instruction", "function", "anywhere"};
 
 #define STEPPED_PACKETS 4 /* more would hold the worker for too long */
 
@@ -54,7 +62,7 @@ typedef struct __ptrace_syscall_info syscall_info;
 static struct {
     pid_t pid;
     enum point at;
-    long skip, steps, after_us, limit_s;
+    long skip, steps, address, after_us, limit_s;
     bool checks, twice;
 } options = {.limit_s = 10};
 
@@ -145,12 +153,33 @@ static long next_call(void) {
     }
 }
 
+static void registers(int request, struct user_regs_struct *all) {
+    struct iovec vector = {all, sizeof *all};
+    trace(request, (void *)NT_PRSTATUS, &vector);
+}
+
 static void halve(void) {
-    struct user_regs_struct registers;
-    struct iovec vector = {&registers, sizeof registers};
-    trace(PTRACE_GETREGSET, (void *)NT_PRSTATUS, &vector);
-    MESSAGES_ASKED(registers) /= 2;
-    trace(PTRACE_SETREGSET, (void *)NT_PRSTATUS, &vector);
+    struct user_regs_struct all;
+    registers(PTRACE_GETREGSET, &all);
+    MESSAGES_ASKED(all) /= 2;
+    registers(PTRACE_SETREGSET, &all);
+}
+
+/* A breakpoint, met once and taken away: nothing of the thread is changed but the time. */
+static void reach_address(void) {
+    void *address = (void *)options.address;
+    struct user_regs_struct all;
+    const long word = trace(PTRACE_PEEKTEXT, address, NULL);
+    trace(PTRACE_POKETEXT, address, (void *)WITH_BREAKPOINT(word));
+    do {
+        go_on(PTRACE_CONT);
+        registers(PTRACE_GETREGSET, &all);
+    } while (PROGRAM_COUNTER(all) != (unsigned long)options.address + PAST_BREAKPOINT);
+    PROGRAM_COUNTER(all) = (unsigned long)options.address;
+    registers(PTRACE_SETREGSET, &all);
+    trace(PTRACE_POKETEXT, address, (void *)word);
+    traced.taken = 1; /* of its batch more is not known; none of it has left */
+    traced.taken_ns = now_ns();
 }
 
 static void note(long messages) {
@@ -324,7 +353,7 @@ static void parse_options(int argc, char **argv) {
     static const struct option long_options[] = {
         {"pid", required_argument, NULL, 'p'}, {"at", required_argument, NULL, 'a'},
         {"skip", required_argument, NULL, 's'}, {"steps", required_argument, NULL, 'n'},
-        {"after-us", required_argument, NULL, 'u'}, {"limit", required_argument, NULL, 'l'},
+        {"address", required_argument, NULL, 'A'}, {"after-us", required_argument, NULL, 'u'}, {"limit", required_argument, NULL, 'l'},
         {"checks", no_argument, NULL, 'c'}, {"twice", no_argument, NULL, 't'}, {0}};
     for (int option; (option = getopt_long(argc, argv, "", long_options, NULL)) != -1;) {
         switch (option) {
@@ -332,6 +361,7 @@ static void parse_options(int argc, char **argv) {
         case 'a': options.at = parse_point(optarg); break;
         case 's': options.skip = parse_number(optarg, 0, 1000000); break;
         case 'n': options.steps = parse_number(optarg, 0, 100000); break;
+        case 'A': options.address = parse_number(optarg, 1, LONG_MAX); break;
         case 'u': options.after_us = parse_number(optarg, 0, 10000000); break;
         case 'l': options.limit_s = parse_number(optarg, 1, 600); break;
         case 'c': options.checks = true; break;
@@ -340,8 +370,8 @@ static void parse_options(int argc, char **argv) {
         }
     }
     if (!options.pid)
-        die("usage: killer --pid P --at none|received|half-sent|sent|instruction|anywhere\n"
-            "  [--skip N] [--steps N] [--after-us N] [--checks] [--twice] [--limit S]");
+        die("usage: killer --pid P --at none|received|half-sent|sent|instruction|function|anywhere\n"
+            "  [--skip N] [--steps N] [--address N] [--after-us N] [--checks] [--twice] [--limit S]");
 }
 
 static void on_alarm(int number) {
@@ -364,8 +394,11 @@ static void bring_to_point(void) {
     }
     seize();
     if (options.at == NONE) exit(0);
-    reach();
-    if (options.at == INSTRUCTION) step();
+    if (options.at == FUNCTION)
+        reach_address();
+    else
+        reach();
+    if (options.at == INSTRUCTION || options.at == FUNCTION) step();
 }
 
 int main(int argc, char **argv) {

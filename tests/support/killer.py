@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import platform
+import re
 import statistics
+import subprocess
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
 import pytest
 
+from _fastpath import flows
 from benchmarks.native_build import build
 from benchmarks.support import Echo, Generator, Process, ProcessFailed, Result, options_of
 from tests.support.relays import Relay, until
 
 WORKERS = 2
 SETTLED_S = 0.25  # from a kill to the next one, at the least
+
+
+# Of _fastpath.flows. What is left of their instructions when a thread has come to their first.
+TABLE_WRITERS = ("flow_open", "flow_free")
 
 
 class Point(NamedTuple):
@@ -34,6 +43,7 @@ POINTS = {
     "half-sent": Point(lambda dice: {"skip": dice.randrange(10)}),
     "sent": Point(lambda dice: {"skip": dice.randrange(30)}),
     "instruction": Point(lambda dice: {"skip": dice.randrange(5), "steps": dice.randrange(3000), "checks": True}, 0.9),
+    "table": Point(lambda dice: {"function": dice.choice(TABLE_WRITERS), "steps": dice.randrange(600)}, 0.9),
     "anywhere": Point(lambda dice: {"after_us": dice.randrange(20_000)}),
     "twice": Point(lambda dice: {"at": dice.choice(["received", "sent"]), "skip": dice.randrange(30), "twice": True}),
 }
@@ -80,7 +90,25 @@ def kill_workers(relay: Relay, generator: Generator, at: str, kills: int) -> lis
 def kill_worker(relay: Relay, index: int, options: dict[str, object]) -> Result:
     name = f"relay-worker-{index}"
     until(lambda: name in relay.children())
-    return kill(relay.children()[name], **options)
+    pid = relay.children()[name]
+    if "function" in options:
+        options["at"] = "function"
+        options["address"] = address_of(str(options.pop("function")), pid)
+    return kill(pid, **options)
+
+
+@cache
+def offset_of(function: str) -> int:
+    """Of a compiled function, in the file that its module was loaded from."""
+    listed = subprocess.run(["nm", flows.__file__], capture_output=True, text=True, check=True).stdout
+    (line,) = (each for each in listed.splitlines() if re.fullmatch(rf"\w+ t __pyx_f_\w*_{function}", each))
+    return int(line.split()[0], 16)
+
+
+def address_of(function: str, pid: int) -> int:
+    maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    first = next(line for line in maps if line.endswith(flows.__file__))
+    return int(first.partition("-")[0], 16) + offset_of(function)
 
 
 def load_times(at: str, kills: int) -> dict[str, Any]:
