@@ -73,7 +73,7 @@ START_OPTIONS = [
                  help="UDP address towards the relays, and TCP towards other transceivers; worker i takes PORT+i."),
     click.option("--http", type=AddressPort(allow_zero=True), default="127.0.0.1:8080", show_default=True,
                  help="Address of the calls API; [::]:PORT takes both families."),
-    click.option("--tls-cert", type=click.Path(dir_okay=False), help="Certificate chain of --http, PEM."),
+    click.option("--tls-cert", type=click.Path(dir_okay=False), help="Certificate chain of --http, PEM; SIGHUP reads it again."),
     click.option("--tls-key", type=click.Path(dir_okay=False), help="Its key, PEM."),
     click.option("--cors-origin", multiple=True, metavar="ORIGIN",
                  help="Whose pages may use the API, such as https://app.example.com, or *; may be given again."),

@@ -298,6 +298,8 @@ class Media:
             self.calls.obey_tools(time.monotonic())
             self._reread()
             reloads, self._reloads = self._reloads, self._slot.reloads
+            if reloads != self._reloads:
+                self._renew_certificate()
             self._read_keys(asked=reloads != self._reloads)
 
     def _read_keys(self, *, asked: bool) -> None:
@@ -312,6 +314,13 @@ class Media:
             event(log, logging.ERROR, "route keys are not taken", error=str(error))
         except CommandsFull:
             self._reloads -= 1  # asked for again, in a second
+
+    def _renew_certificate(self) -> None:
+        if self._settings.tls and self._tls:
+            try:
+                self._settings.tls.renew(self._tls)
+            except ConfigError as error:
+                event(log, logging.ERROR, "the certificate is not taken", error=str(error))
 
     def _reread(self) -> None:
         try:

@@ -67,8 +67,10 @@ class TransceiverProgram:
             own.ring_loop()
 
     def reload(self) -> None:
-        """The route keys, by each process; here they are read only to say at once what is wrong with the file."""
+        """Route keys and certificate, by each process; here they are read only to say what is wrong with them."""
         keys.load(self._settings.route_key_file)
+        if self._settings.tls:
+            self._settings.tls.context()
         for own in self.slots:
             own.slot.reloads += 1
 

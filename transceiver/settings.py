@@ -62,6 +62,11 @@ class TLS:
             raise ConfigError(f"they do not fit: {reason.lower().replace('_', ' ')}", where=where, mend=mend) from None
         return context
 
+    def renew(self, context: ssl.SSLContext) -> None:
+        """What the files hold now is for connections from now on; a ConfigError changes nothing."""
+        self.context()
+        context.load_cert_chain(self.cert, self.key, password=lambda: "")
+
 
 @dataclass(frozen=True)
 class Settings:

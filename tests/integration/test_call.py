@@ -125,6 +125,27 @@ def test_over_tls(key_file: Path, tmp_path: Path) -> None:
         assert call(url, "--insecure", "--seconds", "1")["failure"] is None
 
 
+def test_a_certificate_is_renewed_by_sighup(key_file: Path, tmp_path: Path) -> None:
+    """A call that has begun goes on; what is no certificate is said, and the one before stays."""
+    cert, key = self_signed(tmp_path)
+    first = cert.read_text()
+    with edge(key_file, "--tls-cert", str(cert), "--tls-key", str(key)) as (_relay, served):
+        url = served.url.replace("http:", "https:")
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        assert ssl.get_server_certificate(address) == first
+        words = ("call", url, "--insecure", "--json", "--seconds", "4")
+        with subprocess.Popen([*TRANSCEIVER, *words], stdout=subprocess.PIPE, text=True) as caller:
+            until(lambda: bool(served.sessions()))
+            renewed = self_signed(tmp_path)[0].read_text()
+            served.process.send_signal(signal.SIGHUP)
+            until(lambda: ssl.get_server_certificate(address) == renewed != first)
+            cert.write_text("no certificate")
+            served.process.send_signal(signal.SIGHUP)
+            until(lambda: "--tls-cert" in served.log())
+            assert ssl.get_server_certificate(address) == renewed
+            assert json.loads(caller.communicate()[0])["ok"]
+
+
 def self_signed(folder: Path) -> tuple[Path, Path]:
     """A certificate for 127.0.0.1 that nobody trusts."""
     key = ec.generate_private_key(ec.SECP256R1())
