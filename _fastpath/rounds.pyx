@@ -161,6 +161,7 @@ cdef void work(Engine* engine) noexcept nogil:
     cdef uint32_t first = 0
     cdef uint32_t last
     obey_all(engine)
+    pump_touched(engine)              # keys may have come for what was held
     engine.batch.bytes = 0
     while first < engine.batch.count:
         last = min(first + FORESEEN_MOST, engine.batch.count)

@@ -18,7 +18,6 @@ import math
 import os
 import secrets
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Sequence
@@ -43,7 +42,7 @@ from transceiver.http.limits import Limits
 from transceiver.http.owner import OwnerClient, RoutedCalls, owner_application
 from transceiver.http.server import Access, HTTPServer, public_application
 from transceiver.identity import Identity
-from transceiver.settings import Settings
+from transceiver.settings import ServerTLS, Settings
 from transceiver.slots import ProcessSlot
 
 log = logging.getLogger("ufrag.transceiver.media")
@@ -74,7 +73,7 @@ class MediaProcess:
         self._own = slots[index]
         self._identity = Identity.generate()
         self._functions = srtp.functions()
-        self._tls = settings.tls.context() if settings.tls else None
+        self._tls = ServerTLS(settings.tls) if settings.tls else None
         self._own.slot.generation = int(time.time()) // GENERATION_S % GENERATIONS
 
     def prepare(self) -> None:
@@ -118,7 +117,7 @@ class Media:
         own: ProcessSlot,
         identity: Identity,
         functions: srtp.SRTPFunctions,
-        tls: ssl.SSLContext | None,
+        tls: ServerTLS | None,
     ) -> None:
         self._settings = settings
         self._own = own
@@ -174,6 +173,7 @@ class Media:
                 await self._resolve()
         owners = OwnerClient(self._owner_key(), clock=time.time)
         await owners.open()
+        self._renew_certificate()  # the launcher's may be of long ago
         servers = self._servers(owners)
         for server in servers:
             await server.start()
@@ -201,8 +201,9 @@ class Media:
             RoutedCalls(view, owners), access, limits, clock=time.monotonic, observe=self._observe_status
         )
         owner = owner_application(view, self._owner_key(), self._address, limits, clock=time.time)
+        tls = self._tls.context if self._tls else None
         return [
-            HTTPServer(public, [self._own.http], limits, trusted=settings.trusted_proxies, tls=self._tls),
+            HTTPServer(public, [self._own.http], limits, trusted=settings.trusted_proxies, tls=tls),
             HTTPServer(owner, [self._own.owner], limits),
         ]
 
@@ -316,9 +317,9 @@ class Media:
             self._reloads -= 1  # asked for again, in a second
 
     def _renew_certificate(self) -> None:
-        if self._settings.tls and self._tls:
+        if self._tls:
             try:
-                self._settings.tls.renew(self._tls)
+                self._tls.renew()
             except ConfigError as error:
                 event(log, logging.ERROR, "the certificate is not taken", error=str(error))
 

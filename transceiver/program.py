@@ -67,12 +67,12 @@ class TransceiverProgram:
             own.ring_loop()
 
     def reload(self) -> None:
-        """Route keys and certificate, by each process; here they are read only to say what is wrong with them."""
-        keys.load(self._settings.route_key_file)
-        if self._settings.tls:
-            self._settings.tls.context()
+        """Each process reads route keys and certificate itself; here that is done to say what is wrong with them."""
         for own in self.slots:
             own.slot.reloads += 1
+        if self._settings.tls:
+            self._settings.tls.context()
+        keys.load(self._settings.route_key_file)
 
     def _leave(self) -> None:
         """The admin process keeps the bells: it rings the loop for a hangup."""

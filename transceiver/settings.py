@@ -55,17 +55,32 @@ class TLS:
             _check_readable(option, file)
         try:
             context.load_cert_chain(self.cert, self.key, password=lambda: "")  # never ask at the terminal
-        except (ssl.SSLError, ValueError) as error:
+        except (OSError, ValueError) as error:  # SSLError is an OSError, as is a file that has just gone
             reason = getattr(error, "reason", None) or str(error)
             mend = "give a PEM certificate with its chain, and its own key without a passphrase"
             where = f"--tls-cert {self.cert} --tls-key {self.key}"
             raise ConfigError(f"they do not fit: {reason.lower().replace('_', ' ')}", where=where, mend=mend) from None
         return context
 
-    def renew(self, context: ssl.SSLContext) -> None:
+
+class ServerTLS:
+    """A server's context whose certificate can be renewed: each connection takes the present one at its first message.
+
+    A certificate loaded into a context that has one would stand beside it, if its key is of another type, or leave the
+    context without any, if it fails half-way.
+    """
+
+    def __init__(self, files: TLS) -> None:
+        self._files = files
+        self._present = self.context = files.context()
+        self.context.sni_callback = self._choose
+
+    def _choose(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        connection.context = self._present
+
+    def renew(self) -> None:
         """What the files hold now is for connections from now on; a ConfigError changes nothing."""
-        self.context()
-        context.load_cert_chain(self.cert, self.key, password=lambda: "")
+        self._present = self._files.context()
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ from relay.runtime.errors import ConfigError
 # Packets this far behind the newest are still taken: 20 s of audio at 50 packets/s.
 REPLAY_WINDOW = 1024
 
+SRTPError = pylibsrtp.Error
+
 KNOWN_VERSION = "1.0"
 FUNCTIONS = ("srtp_protect", "srtp_unprotect", "srtp_protect_rtcp", "srtp_unprotect_rtcp")
 ARGUMENTS = ["struct srtp_ctx_t_ *", "void *", "int *"]

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from functools import cache
 
 from _fastpath.srtp_contexts import BYTES, OFFSETS
-from transceiver.srtp import PROFILE_TABLE, SRTPKeys, SRTPPair
+from transceiver.srtp import PROFILE_TABLE, SRTPError, SRTPKeys, SRTPPair
 
 # libsrtp's numbers, and whether the cipher is one of those that are read to their end.
 ALGORITHMS = {
@@ -25,6 +25,7 @@ ALGORITHMS = {
     "SRTP_AES128_CM_SHA1_80": (1, False),
 }
 SSRC = bytes.fromhex("c0ffee17")
+ROOM_MOST = 512  # more than that is no size, but what happens to stand there where the allocator is another
 CHUNK_FLAGS = 7  # of an allocation's size, which stands before it
 
 
@@ -48,10 +49,11 @@ class Memory:
         return int(struct.unpack("=Q", self.read(address, 8))[0])
 
     def block(self, address: int, size: int) -> int:
-        """What the pointer there leads to, which must be an allocation of at least this size."""
+        """What the pointer there leads to, which must be an allocation of this size, or little more."""
         found = self.number(address)
-        if (self.number(found - 8) & ~CHUNK_FLAGS) - 8 < size:
-            raise Unexpected(f"the block at {found:#x} is smaller than {size} bytes")
+        room = (self.number(found - 8) & ~CHUNK_FLAGS) - 8
+        if not size <= room < size + ROOM_MOST:
+            raise Unexpected(f"the block at {found:#x} has {room} bytes, not {size}")
         return found
 
 
@@ -70,7 +72,7 @@ def contexts_known() -> bool:
         with own_memory() as memory:
             for profile in PROFILE_TABLE:
                 _look_at(memory, profile)
-    except (OSError, OverflowError, Unexpected):
+    except (OSError, OverflowError, Unexpected, SRTPError):
         return False
     return True
 

@@ -49,6 +49,7 @@ static struct {
     struct sockaddr_in target;
     const char *datagrams_file, *sources_file, *device;
     uint8_t mac[ETH_ALEN];
+    bool to_mac;
     uint32_t source_base;       /* host order */
     long source_count, rate;
     double seconds;
@@ -212,6 +213,7 @@ static void parse_mac(const char *text) {
     int used = 0;
     int count = sscanf(text, "%2hhx:%2hhx:%2hhx:%2hhx:%2hhx:%2hhx%n", m, m + 1, m + 2, m + 3, m + 4, m + 5, &used);
     if (count != ETH_ALEN || text[used]) die("not a MAC address: %s", text);
+    flood.to_mac = true;
 }
 
 static void set_option(int option, char *text) {
@@ -242,7 +244,7 @@ static void parse_options(int argc, char **argv) {
     flood.rate = 10000, flood.seconds = 3, flood.source_count = 1;
     for (int option; (option = getopt_long(argc, argv, "", options, NULL)) != -1;) set_option(option, optarg);
     bool sources = !flood.sources_file != !flood.source_base;
-    if (optind < argc || !flood.target.sin_port || !flood.device || !flood.datagrams_file || !sources) die("%s", usage);
+    if (optind < argc || !flood.target.sin_port || !flood.device || !flood.to_mac || !flood.datagrams_file || !sources) die("%s", usage);
 }
 
 /* Nothing is received by it, whatever passes there. */

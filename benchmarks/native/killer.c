@@ -20,6 +20,7 @@
  * traced, so nobody stays stopped.
  */
 #include "common.h"
+#include "killer.h"
 
 #include <elf.h>
 #include <errno.h>
@@ -35,22 +36,6 @@
 #include <sys/user.h>
 #include <sys/wait.h>
 #include <time.h>
-
-#if defined(__x86_64__)
-#define MESSAGES_ASKED(registers) ((registers).rdx)
-#define IS_SYSTEM_CALL(word) (((word) & 0xffff) == 0x050f)
-#define PROGRAM_COUNTER(registers) ((registers).rip)
-#define WITH_BREAKPOINT(word) (((word) & ~0xffl) | 0xcc)
-#define PAST_BREAKPOINT 1 /* bytes that the counter is past it when it has been met */
-#elif defined(__aarch64__)
-#define MESSAGES_ASKED(registers) ((registers).regs[2])
-#define IS_SYSTEM_CALL(word) (((word) & 0xffffffff) == 0xd4000001)
-#define PROGRAM_COUNTER(registers) ((registers).pc)
-#define WITH_BREAKPOINT(word) (((word) & ~0xffffffffl) | 0xd4200000)
-#define PAST_BREAKPOINT 0
-#else
-#error "only the registers of x86_64 and aarch64 are known here"
-#endif
 
 enum point { NONE, RECEIVED, HALF_SENT, SENT, INSTRUCTION, FUNCTION, ANYWHERE, POINTS };
 static const char *const point_names[] = {"none", "received", "half-sent", "sent", "instruction", "function", "anywhere"};
@@ -75,10 +60,11 @@ static struct {
     uint64_t taken_ns;
 } traced;
 
-#define CHILDREN_MOST 64
-struct children {
-    int count, pids[CHILDREN_MOST];
-};
+/* What stands where there is a breakpoint now. */
+static struct {
+    void *address;
+    long word;
+} given_up;
 
 static const char *priority = "none";
 
@@ -91,10 +77,21 @@ static long trace(int request, void *address, void *data) {
     return result;
 }
 
+/* The thread would die of a breakpoint that stays when we go. */
+static void give_up(void) {
+    int status;
+    if (!given_up.address || ptrace(PTRACE_INTERRUPT, options.pid, NULL, NULL)) return;
+    while (waitpid(options.pid, &status, __WALL) < 0 && errno == EINTR) continue;
+    if (ptrace(PTRACE_POKETEXT, options.pid, given_up.address, (void *)given_up.word)) perror("the breakpoint stays");
+}
+
 static void await_stop(void) {
     int status;
     while (waitpid(options.pid, &status, __WALL) < 0)
-        if (errno != EINTR || stop_requested) die("%s: not reached in %ld s", point_names[options.at], options.limit_s);
+        if (errno != EINTR || stop_requested) {
+            give_up();
+            die("%s: not reached in %ld s", point_names[options.at], options.limit_s);
+        }
     if (!WIFSTOPPED(status)) die("it ended by itself");
     bool own = WSTOPSIG(status) == SIGTRAP || WSTOPSIG(status) == (SIGTRAP | 0x80) || status >> 16;
     traced.signal = own ? 0 : WSTOPSIG(status);
@@ -171,6 +168,7 @@ static void reach_address(void) {
     struct user_regs_struct all;
     const long word = trace(PTRACE_PEEKTEXT, address, NULL);
     trace(PTRACE_POKETEXT, address, (void *)WITH_BREAKPOINT(word));
+    given_up.address = address, given_up.word = word;
     do {
         go_on(PTRACE_CONT);
         registers(PTRACE_GETREGSET, &all);
@@ -178,6 +176,7 @@ static void reach_address(void) {
     PROGRAM_COUNTER(all) = (unsigned long)options.address;
     registers(PTRACE_SETREGSET, &all);
     trace(PTRACE_POKETEXT, address, (void *)word);
+    given_up.address = NULL;
     traced.taken = 1; /* of its batch more is not known; none of it has left */
     traced.taken_ns = now_ns();
 }
@@ -289,37 +288,6 @@ static uint64_t kill_it(void) {
         if (waitpid(options.pid, &status, __WALL) < 0 && errno != EINTR) die("waitpid: %s", strerror(errno));
     } while (!WIFSIGNALED(status) && !WIFEXITED(status));
     return now;
-}
-
-static pid_t parent_of(pid_t pid) {
-    char path[32], line[64];
-    int parent = 0;
-    snprintf(path, sizeof path, "/proc/%d/status", pid);
-    FILE *file = fopen(path, "r");
-    while (file && !parent && fgets(line, sizeof line, file)) sscanf(line, "PPid: %d", &parent);
-    if (!parent) die("it has no parent");
-    fclose(file);
-    return parent;
-}
-
-static struct children children_of(pid_t parent) {
-    struct children all = {0};
-    char path[64];
-    snprintf(path, sizeof path, "/proc/%d/task/%d/children", parent, parent);
-    FILE *file = fopen(path, "r");
-    if (!file) die("%s: %s", path, strerror(errno));
-    while (all.count < CHILDREN_MOST && fscanf(file, "%d", &all.pids[all.count]) == 1) all.count++;
-    fclose(file);
-    return all;
-}
-
-static pid_t newcomer(const struct children *before, const struct children *now) {
-    for (int i = 0; i < now->count; i++) {
-        bool known = false;
-        for (int j = 0; j < before->count; j++) known |= now->pids[i] == before->pids[j];
-        if (!known) return now->pids[i];
-    }
-    return 0;
 }
 
 /* It is caught while it starts, long before it deals with packets. Returns the messages that it had sent. */

@@ -36,6 +36,18 @@ def test_ten_thousand_sessions_of_the_hot_thread_leave_nothing() -> None:
         assert rig.up(line.media(), line.client)[0] == "no_path"
 
 
+def test_what_was_held_is_echoed_in_the_round_of_the_keys() -> None:
+    """Though no other packet comes in it."""
+    rig = Rig(1)
+    line = Line(rig, 0, ("198.51.100.7", 1))
+    line.open(keys=False)
+    line.prove()
+    assert rig.up(line.media(b"early"), line.client) == ("held", [])
+    rig.engine.set_keys(0, line.serial, line.server.tx, line.server.rx)
+    (echo,) = rig.rest()
+    assert line.pair.unprotect(echo.datagram)[12:] == b"early"
+
+
 def test_the_rings_of_a_number_are_empty_for_its_next_call() -> None:
     rig = Rig(1)
     line = rig.line(0, echo=False)
