@@ -26,7 +26,7 @@
 
 #define SECOND 1000000000u
 #define BURST BATCH
-#define CATCH_UP 1.25           /* times the rate, when it is behind: an attacker elsewhere does not stall with us */
+#define CATCH_UP 3                 /* times the rate, when it is behind: an attacker elsewhere does not stall with us */
 #define IP_BYTES (sizeof(struct iphdr) + sizeof(struct udphdr))
 #define HEADERS_BYTES (sizeof(struct ether_header) + IP_BYTES)
 #define DATAGRAM_MOST (SLOT_BYTES - HEADROOM)
