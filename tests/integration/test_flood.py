@@ -160,7 +160,7 @@ def test_checks_of_the_attackers_session_from_the_flows_addresses(attacked: Atta
     say_if_lesser(course, load)
 
 
-@pytest.mark.parametrize("load", LOADS)
+@pytest.mark.parametrize("load", LONG)
 def test_checks_of_a_session_with_the_same_owner_from_the_flows_addresses(attacked: AttackedRelay, load: Load) -> None:
     """As an ICE restart would look: forwarded and answered, and no flow takes the attacker's token."""
     (token,) = attacked.mint(attacked.owner)

@@ -126,7 +126,7 @@ class Churn:
         return self.generator("media", made, rate, made / rate).run()
 
 
-@pytest.mark.parametrize(("at", "kills"), [("instruction", 5), ("table", 5), each("instruction"), each("table")])
+@pytest.mark.parametrize(("at", "kills"), [("table", 5), each("instruction"), each("table")])
 def test_killed_while_flows_are_made(at: str, kills: int, key_file: Path, tmp_path: Path) -> None:
     """Anywhere within making flows, indexes, chains of tokens and peers, while others are freed; or, at `table`, within
     the functions that write the table, which are the smaller part of it."""
