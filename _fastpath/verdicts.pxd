@@ -2,8 +2,7 @@
 
 So *packets in = sum of verdicts*, per direction, at any moment between two batches; a test asserts it after every integration test.
 Dropping is a verdict, not an error. The names, the metric label and the meaning for operators are in verdicts.pyx; the two lists must
-have the same order (checked at import). Numbers are part of the shared-memory layout: a new one
-that renumbers others raises SLOT_LAYOUT.
+have the same order (checked at import). Numbers are part of the shared-memory layout: one that renumbers others raises SLOT_LAYOUT.
 """
 
 cdef enum:
