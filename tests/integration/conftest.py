@@ -14,6 +14,7 @@ from benchmarks.support import write_key_file
 from tests.support import background
 from tests.support.browser import Browser
 from tests.support.netns import Namespaces
+from tests.support.redis_servers import RedisServer
 from tests.support.relays import Relay
 
 
@@ -30,6 +31,13 @@ def namespaces() -> Iterator[Namespaces]:
         pytest.skip("network namespaces need root, iproute2 and procps")
     with Namespaces() as made:
         yield made
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    """One server, standing alone."""
+    with RedisServer() as server:
+        yield server
 
 
 @pytest.fixture

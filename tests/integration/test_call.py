@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 import json
 import random
 import signal
@@ -18,12 +16,9 @@ from typing import Any, NamedTuple
 
 import psutil
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from benchmarks.support import free_port, write_key_file
+from tests.support.certificates import self_signed
 from tests.support.relays import Relay, until
 from tests.support.tones import loudest, read_wav, write_wav
 from tests.support.transceivers import Transceiver
@@ -144,24 +139,6 @@ def test_a_certificate_is_renewed_by_sighup(key_file: Path, tmp_path: Path) -> N
             until(lambda: "the certificate is not taken" in served.log())
             assert ssl.get_server_certificate(address) == renewed
             assert json.loads(caller.communicate()[0])["ok"]
-
-
-def self_signed(folder: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that nobody trusts."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-    now = datetime.datetime.now(datetime.UTC)
-    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-    builder = builder.serial_number(x509.random_serial_number()).add_extension(address, critical=False)
-    builder = builder.not_valid_before(now - datetime.timedelta(days=1))
-    cert = builder.not_valid_after(now + datetime.timedelta(days=1)).sign(key, hashes.SHA256())
-    pem = serialization.Encoding.PEM
-    (folder / "cert.pem").write_bytes(cert.public_bytes(pem))
-    private = serialization.PrivateFormat.PKCS8
-    (folder / "key.pem").write_bytes(key.private_bytes(pem, private, serialization.NoEncryption()))
-    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(folder / "cert.pem", folder / "key.pem")
-    return folder / "cert.pem", folder / "key.pem"
 
 
 # Calls that do not come about
