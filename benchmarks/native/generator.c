@@ -181,9 +181,9 @@ static void report(double setup_s, double load_s, uint64_t received_in_time) {
            setup_s, load_s, (double)c->sent * per_second, (double)received_in_time * per_second,
            (double)c->latest_send_ns / 1e3);
     printf("\"rtt_us\": {\"p50\": %.1f, \"p99\": %.1f, \"p99_9\": %.1f, \"max\": %.1f}, "
-           "\"longest_gap_ms\": %.1f}\n",
+           "\"longest_gap_ms\": %.1f, \"median_gap_ms\": %.1f}\n",
            rtt_percentile_us(0.5), rtt_percentile_us(0.99), rtt_percentile_us(0.999),
-           (double)c->rtt_max_ns / 1e3, (double)c->longest_gap_ns / 1e6);
+           (double)c->rtt_max_ns / 1e3, (double)c->longest_gap_ns / 1e6, median_gap_ms());
 }
 
 int main(int argc, char **argv) {

@@ -30,6 +30,7 @@ struct window {
 
 struct flow {
     uint64_t last_reply_ns;    /* before the first reply: when its first packet left */
+    uint64_t longest_gap_ns;
     struct window media, checks;
 };
 
@@ -68,6 +69,7 @@ extern struct generator gen;
 void queue_media(int slot, long flow, uint64_t now);
 void queue_check(int slot, long flow, enum mode mode);
 void flush_queue(int count);
+void record_gap(struct flow *flow, uint64_t now);
 int receive_replies(void);
 uint64_t next_random(void);
 double rtt_percentile_us(double share);
@@ -77,5 +79,6 @@ double set_up_flows(void);
 double run_load(void);
 void wait_for_stragglers(void);
 void close_gaps(uint64_t end_ns);
+double median_gap_ms(void);
 
 #endif

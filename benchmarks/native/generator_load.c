@@ -8,6 +8,7 @@
 #include "generator.h"
 
 #include <poll.h>
+#include <stdlib.h>
 #include <time.h>
 
 #define SECOND 1000000000u
@@ -178,9 +179,18 @@ void wait_for_stragglers(void) {
 /* A flow that went silent and stayed silent has a gap too: up to the end of the sending. */
 void close_gaps(uint64_t end_ns) {
     for (long i = 0; i < gen.options.flows; i++) {
-        const struct flow *flow = &gen.flows[i];
-        if (!flow->media.sent || flow->last_reply_ns >= end_ns) continue;
-        if (end_ns - flow->last_reply_ns > gen.counters.longest_gap_ns)
-            gen.counters.longest_gap_ns = end_ns - flow->last_reply_ns;
+        struct flow *flow = &gen.flows[i];
+        if (flow->media.sent && flow->last_reply_ns < end_ns) record_gap(flow, end_ns);
     }
+}
+
+static int by_gap(const void *one, const void *other) {
+    uint64_t a = ((const struct flow *)one)->longest_gap_ns, b = ((const struct flow *)other)->longest_gap_ns;
+    return (a > b) - (a < b);
+}
+
+/* Of each flow's longest. The last word: afterwards the flows are in another order. */
+double median_gap_ms(void) {
+    qsort(gen.flows, (size_t)gen.options.flows, sizeof *gen.flows, by_gap);
+    return (double)gen.flows[gen.options.flows / 2].longest_gap_ns / 1e6;
 }

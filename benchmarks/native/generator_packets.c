@@ -163,6 +163,12 @@ static enum coming record(struct window *window, uint32_t number) {
     return LATE;
 }
 
+void record_gap(struct flow *flow, uint64_t now) {
+    uint64_t gap = now - flow->last_reply_ns;
+    if (gap > flow->longest_gap_ns) flow->longest_gap_ns = gap;
+    if (gap > gen.counters.longest_gap_ns) gen.counters.longest_gap_ns = gap;
+}
+
 static void accept_media(struct flow *flow, const struct body *body, uint64_t now) {
     struct counters *counters = &gen.counters;
     struct epoch *epoch = &gen.epochs[(body->send_ns - gen.start_ns) / EPOCH_NS % 4];
@@ -174,8 +180,7 @@ static void accept_media(struct flow *flow, const struct body *body, uint64_t no
     counters->reordered += coming == LATE;
     counters->received++;
     if (epoch->number == (body->send_ns - gen.start_ns) / EPOCH_NS) epoch->back++;
-    if (now - flow->last_reply_ns > counters->longest_gap_ns)
-        counters->longest_gap_ns = now - flow->last_reply_ns;
+    record_gap(flow, now);
     flow->last_reply_ns = now;
     record_rtt(now - body->send_ns);
 }

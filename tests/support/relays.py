@@ -58,6 +58,17 @@ class Relay(RelayProcess):
         assert "Traceback" not in self.log(), self.log()
         return result
 
+    def gone(self) -> None:
+        """It was ended from outside: `stop` has nothing left to do or to check."""
+        self.process.wait()
+        self.checked = self._ended = True
+
+    def again(self, *extra: str) -> Relay:
+        """A relay with the same options and addresses, for when this one is gone; and what is different."""
+        other = Relay(self.key_file, listen=self.listen, netns=self.netns)
+        other.admin, other.command = self.admin, [*self.command, *extra]
+        return other
+
     def kill_worker(self, index: int) -> int:
         """SIGKILL to one worker, by the pid it is known by; returns that pid."""
         pid = self.children()[f"relay-worker-{index}"]

@@ -1,0 +1,37 @@
+"""A relay that is gone altogether, and another in its place: how long its clients are without one."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.support.faults import FULL, Course, Load, kill_everything, started_s, under_load
+from tests.support.relays import Relay
+
+pytestmark = [pytest.mark.native, pytest.mark.usefixtures("quiet_machine")]
+
+WORKERS = 2
+CHECK_INTERVAL_S = 2.5
+SHORT = Load(200, 10_000, 4.5)  # there must be a check of each flow in it
+LOADS = [pytest.param(SHORT, id="everyday"), pytest.param(FULL, id="full", marks=pytest.mark.full)]
+
+
+def replaced(relay: Relay, course: Course, stack: ExitStack) -> Relay:
+    """By one that begins when the other has ended."""
+    killed_s = kill_everything(relay)
+    successor = stack.enter_context(relay.again())
+    course.silences_s.append(started_s(successor) - killed_s)
+    return successor
+
+
+@pytest.mark.parametrize("load", LOADS)
+def test_without_memory_and_redis_flows_are_back_with_their_next_check(
+    load: Load, key_file: Path, tmp_path: Path
+) -> None:
+    with Relay(key_file, workers=WORKERS) as relay, ExitStack() as stack:
+        with under_load("replaced, no Redis", relay.target, key_file, load, tmp_path) as course:
+            replaced(relay, course, stack)
+        course.assert_right()
+        assert course.gap_ms <= 1e3 * (course.silences_s[0] + CHECK_INTERVAL_S) + course.load.every_ms + 10
