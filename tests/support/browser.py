@@ -113,7 +113,7 @@ class Caller:
         page.evaluate(SCRIPT)
 
     def call(self, **options: bool) -> BrowserCall:
-        """`audio`, `video`, `data`: what is offered; `rsa`: with such a certificate."""
+        """`audio`, `video`, `data`: what is offered; `rsa`: with such a certificate; `watched`: for `silence`."""
         handle = self._page.evaluate_handle("options => new TestCall(options)", options)
         call = BrowserCall(handle)
         self._calls.append(call)
@@ -164,6 +164,10 @@ class BrowserCall:
     def heard(self, before: Facts | None = None, seconds: float = 4.0) -> Facts:
         """When a beep has been sent and heard again, since `before`: the statistics."""
         return cast(Facts, self._do("heard", seconds * 1e3, BEEP_ENERGY, before))
+
+    def silence(self, after: float) -> Facts:
+        """Of a watched call, since then: `frames` of audio that came, and the longest time without one: `ms`, `at`."""
+        return cast(Facts, self._do("silence", after * 1e3))
 
     def echo(self, text: str) -> bool:
         return bool(self._do("echo", text, 0))

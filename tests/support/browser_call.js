@@ -11,7 +11,8 @@
 
   window.TestCall = class {
     constructor(options) {
-      this.options = {audio: true, video: false, data: true, rsa: false, ...options};
+      this.options = {audio: true, video: false, data: true, rsa: false, watched: false, ...options};
+      this.frames = [];
       this.events = [];
       this.watchers = [];
       this.messages = [];
@@ -41,7 +42,10 @@
       const pc = this.pc = new RTCPeerConnection(await this.configuration());
       pc.onconnectionstatechange = () => this.mark("connection", pc.connectionState);
       pc.oniceconnectionstatechange = () => this.mark("ice", pc.iceConnectionState);
-      pc.ontrack = event => this.play(event.streams[0] ?? new MediaStream([event.track]));
+      pc.ontrack = event => {
+        if (this.options.watched) this.pass(event.receiver, () => this.frames.push(now()));
+        this.play(event.streams[0] ?? new MediaStream([event.track]));
+      };
       if (this.options.audio) await this.speak();
       if (this.options.video) pc.addTransceiver("video");
       if (this.options.data) this.listen(pc.createDataChannel("oai-events"));
@@ -51,6 +55,7 @@
     }
 
     async configuration() {
+      if (this.options.watched) return {encodedInsertableStreams: true};
       if (!this.options.rsa) return {};
       const algorithm = {name: "RSASSA-PKCS1-v1_5", hash: "SHA-256", modulusLength: 2048, publicExponent: new Uint8Array([1, 0, 1])};
       return {certificates: [await RTCPeerConnection.generateCertificate(algorithm)]};
@@ -60,7 +65,15 @@
     async speak() {
       TestCall.microphone ??= navigator.mediaDevices.getUserMedia({audio: {echoCancellation: false}});
       const stream = await within(10000, "microphone", TestCall.microphone);
-      stream.getTracks().forEach(track => this.pc.addTrack(track, stream));
+      const senders = stream.getTracks().map(track => this.pc.addTrack(track, stream));
+      if (this.options.watched) senders.forEach(sender => this.pass(sender, () => {}));
+    }
+
+    // Every encoded frame goes by `see`: at the receiver as it comes from the network, before any jitter buffer.
+    pass(end, see) {
+      const {readable, writable} = end.createEncodedStreams();
+      const transform = (frame, next) => { see(); next.enqueue(frame); };
+      readable.pipeThrough(new TransformStream({transform})).pipeTo(writable);
     }
 
     // The energy of a stream is counted only while somebody plays it.
@@ -117,6 +130,13 @@
       if (typeof got === "string") return got === sent;
       const bytes = new Uint8Array(got);
       return text === null && bytes.length === size && bytes.every((byte, at) => byte === sent[at]);
+    }
+
+    // Since then: how many frames came, the longest time between two of them, the last until now too, and when it began.
+    silence(after) {
+      const times = [after, ...this.frames.filter(at => at > after), now()];
+      const gaps = times.slice(1).map((at, index) => ({ms: at - times[index], at: times[index]}));
+      return {frames: times.length - 2, ...gaps.reduce((one, other) => other.ms > one.ms ? other : one)};
     }
 
     // Waits until audio was sent and heard again: at least this much energy more than at `before`, both ways.
