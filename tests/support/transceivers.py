@@ -32,7 +32,7 @@ class Transceiver(Relay, TransceiverProcess):
         self.key_file = self.route_key_file = key_file
         self.http = (http_host, free_port(socket.SOCK_STREAM))
         self.admin = f"127.0.0.1:{free_port(socket.SOCK_STREAM)}"
-        self.listen = list(advertise)
+        self.listen, self.internal = list(advertise), internal
         self.checked = False
         options = options_of(
             workers=workers, internal=internal, http=f"{http_host}:{self.http[1]}", route_key_file=key_file,

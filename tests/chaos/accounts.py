@@ -1,0 +1,95 @@
+"""What must hold: after each fault, that no more is lost than it excuses; in the end, that nothing is left over."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from _fastpath.media_slot import END_REASONS
+from tests.chaos.world import FLOWS, PPS, World
+from tests.support.relays import Relay, until
+
+UNDER_WAY = PPS // 50  # packets that may just be on their way when one looks
+
+
+class Account:
+    """Faults, and what was lost by each."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.excused = 0.0  # packets
+        self.broken: list[str] = []
+        self._lost = world.talkers.lost
+
+    def step(self, name: str, excused_s: float) -> int:
+        """What was lost since the last step."""
+        lost, self._lost = self.world.talkers.lost - self._lost, self.world.talkers.lost
+        self.excused += excused_s * PPS
+        if lost > excused_s * PPS + UNDER_WAY:
+            self.broken.append(f"{name}: lost {lost} packets, {excused_s * PPS:.0f} are excused")
+        return lost
+
+    def expect(self, true: bool, what: str) -> None:
+        if not true:
+            self.broken.append(what)
+
+    # ---- the end
+
+    def close(self) -> None:
+        """All faults are over and undone, the clients too; relay and transceiver still run."""
+        self._talkers()
+        self._calls()
+        self._redis()
+        self._flows()
+        self.world.relay.check_books()
+        self.world.transceiver.check_books()
+
+    def _talkers(self) -> None:
+        seen = self.world.talkers.result
+        for wrong in ("corrupted", "misdirected", "foreign"):
+            self.expect(seen[wrong] == 0, f"{seen[wrong]} packets {wrong}")
+        self.expect(seen["lost"] <= self.excused, f"{seen['lost']} packets lost, {self.excused:.0f} are excused")
+
+    def _calls(self) -> None:
+        """Each was good, or a fault excuses it and it said why it ended; and none is left."""
+        for report in self.world.callers.reports:
+            overlaps = [1 for begin, end in self.world.excused if report["begun"] <= end and begin <= report["ended"]]
+            if not report["ok"]:
+                self.expect(bool(report["failure"]), f"a call ended without a reason: {report}")
+                self.expect(bool(overlaps), f"a call failed without a fault that excuses it: {report['failure']}")
+        self._await(lambda: not self.world.transceiver.sessions(), "calls are left")
+        ended = self.world.transceiver.ended()
+        self.expect(set(ended) <= set(END_REASONS), f"calls ended by {ended}")
+
+    def _redis(self) -> None:
+        """Which has what lives, and nothing else."""
+        kept = len(self.world.redis.keys("ufrag:v1:flow:*"))
+        self.expect(kept <= FLOWS + 100, f"{kept} flows in Redis, {FLOWS} are alive")
+
+    def _flows(self) -> None:
+        relay = self.world.relay
+        self._await(lambda: relay.total("ufrag_relay_flows") == 0, "flows are stuck")
+
+    def _await(self, true: Callable[[], bool], what: str) -> None:
+        try:
+            until(true)
+        except AssertionError:
+            self.broken.append(what)
+
+
+def holdings(relay: Relay) -> Counter[str]:
+    """Descriptors and threads of a relay's processes, by their kind."""
+    found: Counter[str] = Counter()
+    for name, pid in {"launcher": relay.pid, **relay.children()}.items():
+        kind = name.rstrip("-0123456789")
+        found[f"{kind} descriptors"] += len(list(Path(f"/proc/{pid}/fd").iterdir()))
+        found[f"{kind} threads"] += psutil.Process(pid).num_threads()
+    return found
+
+
+def compare(before: Counter[str], after: Counter[str]) -> list[str]:
+    """What has grown."""
+    return [f"{what}: {before[what]} before, {after[what]} now" for what in after if after[what] > before[what]]
