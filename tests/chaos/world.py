@@ -26,10 +26,6 @@ FLOW_TIMEOUT_S = 5
 REDIS_WELL_AFTER_S = 10.0  # from its return until all live flows are in it again
 
 
-def TEMPORARY(self: World) -> tuple[str, ...]:
-    return ()
-
-
 class World:
     """`seconds` is how long the clients talk. Whatever is started for it ends with it."""
 
@@ -51,7 +47,7 @@ class World:
 
     def _relay_options(self) -> tuple[str, ...]:
         times = ("--flow-timeout", str(FLOW_TIMEOUT_S), "--half-open-timeout", "2")
-        return (*times, *TEMPORARY(self))
+        return times
 
     def _transceiver(self, internal: str) -> Transceiver:
         return Transceiver(self.key_file, advertise=[self.relay.target], internal=internal)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.browser import Browser, BrowserCall
+from tests.support.browser import Browser, Facts
 from tests.support.relays import Relay
 from tests.support.transceivers import Transceiver
 
