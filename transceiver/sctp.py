@@ -21,6 +21,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Literal
 
 from transceiver.sctp_association import LOCAL_PORT, MAX_MESSAGE_BYTES, Association, Channel, Event, Link
+from transceiver.sctp_budget import PROCESS, Budget
 from transceiver.sctp_packets import ChannelError, ChannelFull, ChannelOpen, well_formed
 
 __all__ = ["LOCAL_PORT", "MAX_MESSAGE_BYTES", "Channel", "ChannelError", "ChannelFull", "DataChannels"]
@@ -41,10 +42,11 @@ class DataChannels:
         on_open: Callable[[Channel], None],
         on_message: Callable[[Channel, str | bytes], None],
         on_close: Callable[[Channel], None],
+        budget: Budget = PROCESS,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._link = Link(dtls_role, send)
-        self._association = Association(self._link, self._report, self._run)
+        self._association = Association(self._link, self._report, self._run, budget)
         self._remote = remote_port, remote_max_message
         self._callbacks: Callbacks | None = (on_open, on_message, on_close)
         self._events: deque[Event] = deque()
@@ -111,6 +113,8 @@ class DataChannels:
         self._running = True
         try:
             drive(coroutine)
+            if not self._association.settle():
+                drive(self._association.fail("this server holds too much for its peers"))
         except Exception as error:
             drive(self._association.fail(repr(error)))
         finally:

@@ -20,7 +20,8 @@ from aiortc.rtcdatachannel import RTCDataChannel, RTCDataChannelParameters
 from aiortc.rtcdtlstransport import RTCDtlsTransport
 
 from transceiver import sctp_packets as packets
-from transceiver.sctp_inbound import MAX_STREAMS, Inbound, State
+from transceiver.sctp_budget import PROCESS, Budget
+from transceiver.sctp_inbound import MAX_STREAMS, WINDOW_BYTES, Inbound, State
 from transceiver.sctp_packets import ChannelError, ChannelFull, ChannelOpen, parse_open
 
 LOCAL_PORT = 5000
@@ -120,8 +121,10 @@ class Link:
 class Association(Inbound):
     """aiortc's association with the checks and bounds it lacks."""
 
-    def __init__(self, link: Link, report: Callable[[Event], None], run: Run) -> None:
+    def __init__(self, link: Link, report: Callable[[Event], None], run: Run, budget: Budget = PROCESS) -> None:
         super().__init__(cast(RTCDtlsTransport, link), port=LOCAL_PORT)
+        self._budget = budget
+        self._settled_bytes = 0
         self.report = report
         self.run = run
         self.link = link
@@ -253,8 +256,18 @@ class Association(Inbound):
         for queue in (self._sent_queue, self._outbound_queue, self._data_channel_queue, self._reconfig_queue):
             queue.clear()
         self._inbound_streams.clear()
+        self.settle()
         for channel in unnumbered:
             channel._setReadyState("closed")
+
+    def settle(self) -> bool:
+        """Tells the process's budget what is held for this peer: received and not complete, waiting, in flight. False:
+        it is too much."""
+        received = WINDOW_BYTES - self._advertised_rwnd
+        is_closed = self._association_state == State.CLOSED
+        held_bytes = 0 if is_closed else received + self.waiting_bytes + self._flight_size
+        before, self._settled_bytes = self._settled_bytes, held_bytes
+        return self._budget.admits(before, held_bytes)
 
     def release(self) -> None:
         """Nothing will happen any more: no reference goes back to our maker."""

@@ -19,6 +19,7 @@ from aiortc.rtcsctptransport import RTCSctpCapabilities, RTCSctpTransport
 
 from transceiver.sctp import Channel, DataChannels
 from transceiver.sctp_association import Link
+from transceiver.sctp_budget import PROCESS, Budget
 
 PATIENCE_S = 600.0  # of virtual time
 Message = str | bytes
@@ -89,9 +90,17 @@ class End(ABC):
 
 
 class Ours(End):
-    def __init__(self, role: Any, send: Callable[[bytes], None], *, remote_max_message: int = 262_144) -> None:
+    def __init__(
+        self,
+        role: Any,
+        send: Callable[[bytes], None],
+        *,
+        remote_max_message: int = 262_144,
+        budget: Budget = PROCESS,
+    ) -> None:
         super().__init__()
         self.channels = DataChannels(
+            budget=budget,
             dtls_role=role,
             remote_port=5000,
             remote_max_message=remote_max_message,

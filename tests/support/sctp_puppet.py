@@ -12,6 +12,7 @@ from aiortc import rtcsctptransport as sctp
 from google_crc32c import value as crc32c
 
 from tests.support.sctp_pair import Ours
+from transceiver.sctp_budget import PROCESS, Budget
 
 TAG = 0x01020304
 FIRST_TSN = 1000
@@ -64,9 +65,9 @@ def packet(tag: int, *chunks: bytes) -> bytes:
 class Puppet:
     """Ours is the DTLS server unless told otherwise, so that the puppet's streams are even."""
 
-    def __init__(self, role: str = "server") -> None:
+    def __init__(self, role: str = "server", budget: Budget = PROCESS) -> None:
         self.sent: list[bytes] = []
-        self.ours = Ours(role, self.sent.append)
+        self.ours = Ours(role, self.sent.append, budget=budget)
         self.tag = 0
         self.tsn = FIRST_TSN
         self.their_tsn = 0
