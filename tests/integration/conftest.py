@@ -13,6 +13,7 @@ import pytest
 from benchmarks.support import write_key_file
 from tests.support import background
 from tests.support.browser import Browser
+from tests.support.hub import Hub
 from tests.support.netns import Namespaces
 from tests.support.redis_servers import RedisServer
 from tests.support.relays import Relay
@@ -26,11 +27,23 @@ def key_file(tmp_path: Path) -> Path:
 @pytest.fixture
 def namespaces() -> Iterator[Namespaces]:
     """Named networks of this test's own, gone with it."""
+    skip_without_namespaces()
+    with Namespaces() as made:
+        yield made
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    """Two hosts for relays, which share an address, and the network of those who use them."""
+    skip_without_namespaces()
+    with Hub() as made:
+        yield made
+
+
+def skip_without_namespaces() -> None:
     usable = os.geteuid() == 0 and shutil.which("ip") and shutil.which("sysctl")
     if not usable or subprocess.run(["ip", "netns", "list"], capture_output=True, check=False).returncode:
         pytest.skip("network namespaces need root, iproute2 and procps")
-    with Namespaces() as made:
-        yield made
 
 
 @pytest.fixture

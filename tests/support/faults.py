@@ -93,10 +93,12 @@ class Course:
 
 @contextmanager
 def under_load(
-    name: str, target: str, key_file: Path, load: Load, folder: Path, *, enter: Words = (), **options: object
-) -> Iterator[Course]:
-    """Within, the load is on; at the end the rest of it is awaited, and what the clients saw is said."""
-    with Echo(0).by(*enter) as owner:
+    name: str, target: str, key_file: Path, load: Load, folder: Path, *,
+    enter: Words = (), owner_at: str = "", **options: object,
+) -> Iterator[Course]:  # fmt: skip
+    """Within, the load is on; at the end the rest of it is awaited, and what the clients saw is said. Clients and their
+    owner are where `enter` leads."""
+    with Echo(0, listen=owner_at).by(*enter) as owner:
         tokens = write_tokens(folder / "tokens", mint_tokens(key_file, [owner.address], load.flows))
         settings: dict[str, object] = {"live": True, "live_every": 0.25, "size": 160, **options}
         generator = Generator(target, tokens, flows=load.flows, rate=load.pps, seconds=load.seconds, **settings)

@@ -183,7 +183,8 @@ class RedisServer:
     @property
     def url(self) -> str:
         login = f":{self.password}@" if self.password else ""
-        return f"redi{'ss' if self.tls else 's'}://{login}{self.address}"
+        trusted = f"?ca={self.ca_file}" if self.tls else ""
+        return f"redi{'ss' if self.tls else 's'}://{login}{self.address}{trusted}"
 
     @property
     def unix_url(self) -> str:
@@ -232,7 +233,12 @@ class RedisServer:
     # ---- its file
 
     def _write_config(self) -> None:
-        lines = [("bind", self.host), ("dir", str(self._folder)), ("unixsocket", str(self.socket_path))]
+        lines = [
+            ("bind", self.host),
+            ("protected-mode", "no"),
+            ("dir", str(self._folder)),
+            ("unixsocket", str(self.socket_path)),
+        ]
         lines += [("port", "0"), *self._tls_config()] if self.tls else [("port", str(self.port))]
         if not self.sentinel:
             lines += [("save", '""'), ("appendonly", "no"), ("repl-diskless-sync-delay", "0")]
