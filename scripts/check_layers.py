@@ -48,8 +48,7 @@ LAYERS: tuple[tuple[int, str], ...] = (
 DOOR = "_fastpath.commands"
 
 NEVER_IN_FASTPATH = {"asyncio", "click", "logging", "redis"}
-ONE_FILE_A_SIDE = {"redis"}
-ONE_FILE = {"OpenSSL", "pylibsrtp"}
+ONE_FILE = {"OpenSSL", "pylibsrtp", "redis"}
 ALLOWED_IN = {
     "asyncio": {
         "relay.runtime.admin",
@@ -59,6 +58,7 @@ ALLOWED_IN = {
         "transceiver.sctp",
         "transceiver.caller",
     },
+    "redis": {"relay.runtime.redis_client"},
     "aiortc": {"transceiver.sctp", "transceiver.sctp_*", "transceiver.caller"},
     # Everything else takes `now` as an argument.
     "time": {
@@ -203,8 +203,6 @@ def check_owners(modules: list[Module]) -> Iterator[str]:
         for target in {each.target.partition(".")[0] for each in module.imports}:
             if target in ONE_FILE:
                 users[target].add(module.name)
-            elif target in ONE_FILE_A_SIDE:
-                users[f"{target} in {module.name.partition('.')[0]}"].add(module.name)
     for library, importers in sorted(users.items()):
         if len(importers) > 1:
             yield f"{library} is imported by more than one file: {', '.join(sorted(importers))}"

@@ -170,6 +170,11 @@ class Hidden:
 
     text: str = field(repr=False)
 
+    @property
+    def secret(self) -> bool:
+        """Whether it is one: something of which a secret may be part can be without."""
+        return True
+
     def __str__(self) -> str:
         return "(hidden)"
 
@@ -338,8 +343,10 @@ def render_show(ctx: click.Context) -> str:
 
 
 def _line(key: str, value: Any) -> str:
-    if value is None or isinstance(value, Hidden):
-        return f"# {key} is not set" if value is None else f"# {key} is set, and not shown"
+    if value is None:
+        return f"# {key} is not set"
+    if isinstance(value, Hidden) and value.secret:
+        return f"# {key} is set, and not shown{'' if type(value) is Hidden else f' whole: {value}'}"
     return f"{key} = {_toml(value)}"
 
 
