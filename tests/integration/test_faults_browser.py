@@ -3,6 +3,8 @@ hears again within bounds."""
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +20,8 @@ pytestmark = [pytest.mark.native, pytest.mark.usefixtures("quiet_machine")]
 
 SOUND_MOST_MS = 100.0  # between two frames, when nothing is lost: 20 ms, and what the processors are busy with
 BEFORE_S, AFTER_S = 0.5, 0.8
+FROZEN_S = 0.4
+BUFFERED_MOST_MS = 200  # what a browser still has to play when nothing comes
 
 
 @contextmanager
@@ -50,3 +54,18 @@ def test_workers_are_killed(browser: Browser, served: tuple[Relay, Transceiver])
         for worker in range(2):
             relay.kill_worker(worker)
     assert heard["ms"] < SOUND_MOST_MS
+
+
+def test_the_page_says_how_long_nothing_came(browser: Browser, served: tuple[Relay, Transceiver]) -> None:
+    relay, transceiver = served
+    with browser.page(transceiver.url) as page:
+        page.get_by_test_id("talk").click()
+        page.wait_for_function("ufrag.stats.longestGapMs > 0")
+        for pid in relay.worker_pids():
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(FROZEN_S)
+        for pid in relay.worker_pids():
+            os.kill(pid, signal.SIGCONT)
+        page.wait_for_function(f"ufrag.stats.longestGapMs > {1e3 * FROZEN_S - BUFFERED_MOST_MS}")
+        assert page.evaluate("ufrag.state") == "live"
+        page.wait_for_function("document.getElementById('rate-note').textContent.startsWith('longest gap')")
