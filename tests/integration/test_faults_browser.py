@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.browser import Browser, Facts
-from tests.support.relays import Relay
+from tests.support.relays import Relay, until
 from tests.support.transceivers import Transceiver
 
 pytestmark = [pytest.mark.native, pytest.mark.usefixtures("quiet_machine")]
@@ -60,12 +60,11 @@ def test_the_page_says_how_long_nothing_came(browser: Browser, served: tuple[Rel
     relay, transceiver = served
     with browser.page(transceiver.url) as page:
         page.get_by_test_id("talk").click()
-        page.wait_for_function("ufrag.stats.longestGapMs > 0")
-        for pid in relay.worker_pids():
-            os.kill(pid, signal.SIGSTOP)
-        time.sleep(FROZEN_S)
-        for pid in relay.worker_pids():
-            os.kill(pid, signal.SIGCONT)
-        page.wait_for_function(f"ufrag.stats.longestGapMs > {1e3 * FROZEN_S - BUFFERED_MOST_MS}")
+        until(lambda: page.evaluate("(ufrag.stats.longestGapMs ?? 0) > 0"))
+        for number in (signal.SIGSTOP, signal.SIGCONT):
+            for pid in relay.worker_pids():
+                os.kill(pid, number)
+            time.sleep(FROZEN_S)
+        until(lambda: page.evaluate("ufrag.stats.longestGapMs") > 1e3 * FROZEN_S - BUFFERED_MOST_MS)
         assert page.evaluate("ufrag.state") == "live"
-        page.wait_for_function("document.getElementById('rate-note').textContent.startsWith('longest gap')")
+        assert page.locator("#rate-note").inner_text().startswith("longest gap")
