@@ -7,6 +7,8 @@ import math
 import os
 import secrets
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from random import Random
@@ -70,6 +72,27 @@ def keys_replaced(world: World, dice: Random) -> float:
     os.kill(old, signal.SIGHUP)
     world.excuse_calls(1.5, 0)  # a transceiver looks by itself, and may have been the first to see it
     return 0.0
+
+
+@fault
+def relay_drained(world: World, dice: Random) -> float:
+    """For a while: nobody new comes in, and if it is to push, no check is answered."""
+    world.undo_now("drain")
+    lasts_s = dice.uniform(*LONG_FAULT_S)
+    mode = dice.choice(["wait", "push"])
+    ask_relay(world, "drain", "--mode", mode)
+
+    def end() -> None:
+        ask_relay(world, "undrain")
+        world.excuse_calls(lasts_s + 3, 1)
+
+    world.later("drain", lasts_s, end)
+    return 0.0
+
+
+def ask_relay(world: World, *words: str) -> None:
+    command = [sys.executable, "-m", "relay", *words, "--admin", world.relay.admin]
+    subprocess.run(command, check=True, capture_output=True, timeout=20)
 
 
 # ---- Redis

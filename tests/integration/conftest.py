@@ -13,6 +13,7 @@ import pytest
 from benchmarks.support import write_key_file
 from tests.support import background
 from tests.support.browser import Browser
+from tests.support.faults import NOTES
 from tests.support.hub import Hub
 from tests.support.netns import Namespaces
 from tests.support.redis_servers import RedisServer
@@ -70,3 +71,10 @@ def browser() -> Iterator[Browser]:
 def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
     with Relay(write_key_file(tmp_path_factory.mktemp("keys") / "route.key")) as relay:
         yield relay
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if NOTES:
+        terminalreporter.section("what clients saw of faults")
+        for note in NOTES:
+            terminalreporter.line(note)

@@ -38,6 +38,7 @@ class Load:
 EVERYDAY = Load(200, 10_000, 2.0)
 FULL = Load(1000, 50_000, 15.0)
 FULL_RUNS = 3
+NOTES: list[str] = []  # of each course, for the end of a run of tests
 SETTLED_S = 0.6  # the load goes on for that long after the last fault
 LOADS = [
     pytest.param(EVERYDAY, id="everyday"),
@@ -112,6 +113,7 @@ def under_load(
                 pass
         course.result = generator.result
         print(f"\n{course}")
+        NOTES.append(str(course))
     assert owner.result["misrouted"] == owner.result["bad_headers"] == 0
 
 
