@@ -44,6 +44,8 @@ class Process:
 
     def __init__(self, command: list[str]) -> None:
         self.command = command
+        self.environment: dict[str, str] = {}  # beside our own
+        self.descriptors: tuple[int, ...] = ()  # of ours, which it gets under the same numbers
         self._ended = False
         self.result: Result = {}
         self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by __exit__)
@@ -66,7 +68,10 @@ class Process:
 
     def __enter__(self) -> Self:
         stdout = subprocess.PIPE if self.own_stdout else self._stderr
-        self._process = subprocess.Popen(self.command, cwd=ROOT, stdout=stdout, stderr=self._stderr, text=True)
+        self._process = subprocess.Popen(
+            self.command, cwd=ROOT, stdout=stdout, stderr=self._stderr, text=True,
+            env={**os.environ, **self.environment}, pass_fds=self.descriptors,
+        )  # fmt: skip
         try:
             self.wait_ready()
         except BaseException:

@@ -24,7 +24,9 @@ from relay.runtime import keys, log
 from relay.runtime.completion import completion_command
 from relay.runtime.config import Address, AddressPort, Cidr, Duration, Size, program_options, render_show, run_command
 from relay.runtime.errors import EXIT_FAILURE, ConfigError
+from relay.runtime.given import GivenSockets
 from relay.runtime.launcher import Launcher, block_signals
+from relay.runtime.systemd import ServiceManager
 from relay.settings import Settings, build
 
 START_OPTIONS = [
@@ -85,7 +87,9 @@ def start(**options: Any) -> int:
     block_signals()
     log.setup(options["log_format"], "relay")
     settings = settings_of(options)
-    return Launcher(RelayProgram(settings), drain_timeout_s=settings.drain_timeout_s, name="relay").run()
+    program = RelayProgram(settings, GivenSockets.from_environment())
+    manager = ServiceManager.from_environment(program.status)
+    return Launcher(program, drain_timeout_s=settings.drain_timeout_s, name="relay", manager=manager).run()
 
 
 @cli.group()

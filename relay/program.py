@@ -14,6 +14,7 @@ from relay import flows
 from relay.metrics import families
 from relay.runtime import admin, keys, watch
 from relay.runtime.admin_child import AdminChild
+from relay.runtime.given import GivenSockets
 from relay.runtime.launcher import Child
 from relay.runtime.log import event
 from relay.runtime.metrics import CONTENT_TYPE, render
@@ -28,10 +29,13 @@ log = logging.getLogger("ufrag.relay")
 class RelayProgram:
     """relay.runtime.launcher.Program."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, given: GivenSockets | None = None) -> None:
+        """`given`: sockets that a service manager has opened."""
         self._settings = settings
-        admin_socket = listen(settings.admin, "--admin")
-        self.slots = open_slots(settings)
+        given = given or GivenSockets()
+        admin_socket = listen(settings.admin, "--admin", given=given)
+        self.slots = open_slots(settings, given)
+        given.refuse_rest()
         workers: list[Child] = [Worker(own.index, settings, self.slots) for own in self.slots]
         self.children: Sequence[Child] = [*workers, AdminChild(admin_socket, self._pages(), self._leave)]
         self._announce(settings)
@@ -53,6 +57,10 @@ class RelayProgram:
         keys.load(self._settings.route_key_file)
         for own in self.slots:
             own.slot.reloads += 1
+
+    def status(self) -> str:
+        """For the service manager, in a few words."""
+        return f"{sum(sum(own.slot.flows().values()) for own in self.slots)} flows, {len(self.slots)} workers"
 
     def _leave(self) -> None:
         for own in self.slots:

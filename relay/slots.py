@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from _fastpath.slot import SECRET_BYTES, Slot, slot_bytes
 from _fastpath.wire.envelope import mapped
 from relay.runtime.config import Address
-from relay.runtime.errors import ConfigError
+from relay.runtime.errors import ConfigError, PortBusy
+from relay.runtime.given import GivenSockets
 from relay.runtime.memory import allocate, refuse_if_too_large
 from relay.runtime.sockets import bind, is_wildcard, kernel_drops, open_internal, open_udp, prepare
 from relay.settings import Settings
@@ -65,14 +66,15 @@ class WorkerSlot:
         os.eventfd_write(self.wake, 1)
 
 
-def open_slots(settings: Settings) -> list[WorkerSlot]:
+def open_slots(settings: Settings, given: GivenSockets) -> list[WorkerSlot]:
     """All sockets and all memory, or a RuntimeFault that says what could not be had."""
     for address in settings.listen:
-        _refuse_if_taken(address)
+        if not given.gave(address, socket.SOCK_DGRAM):
+            _refuse_if_taken(address)
     refuse_if_too_large(slot_bytes(settings.max_flows), settings.plan.workers, f"--max-flows {settings.max_flows}")
     secret = secrets.token_bytes(SECRET_BYTES)
     try:
-        slots = [_open_slot(index, settings, secret) for index in range(settings.plan.workers)]
+        slots = [_open_slot(index, settings, secret, given) for index in range(settings.plan.workers)]
     except OSError as error:
         mend = "ulimit -n raises the number of files" if error.errno == errno.EMFILE else "see the kernel's log"
         raise ConfigError(f"cannot open the sockets: {error.strerror}", where="relay start", mend=mend) from None
@@ -80,13 +82,13 @@ def open_slots(settings: Settings) -> list[WorkerSlot]:
     return slots
 
 
-def _open_slot(index: int, settings: Settings, secret: bytes) -> WorkerSlot:
+def _open_slot(index: int, settings: Settings, secret: bytes, given: GivenSockets) -> WorkerSlot:
     internal = settings.internal
     port = internal.port + index if internal.port else 0
     return WorkerSlot(
         index=index,
         slot=Slot.create(allocate(slot_bytes(settings.max_flows), "--max-flows"), settings.max_flows, secret),
-        publics=[PublicSocket(address, open_public(address, settings.recv_buffer)) for address in settings.listen],
+        publics=[PublicSocket(each, open_public(each, settings.recv_buffer, given)) for each in settings.listen],
         internal=open_internal(Address(internal.host, port, internal.family), settings.recv_buffer),
         wake=os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC),
     )
@@ -106,14 +108,36 @@ def _refuse_if_taken(address: Address) -> None:
         bind(probe, address, "--listen")
 
 
-def open_public(address: Address, buffer_bytes: int) -> socket.socket:
-    sock = open_udp(address.family)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+def open_public(address: Address, buffer_bytes: int, given: GivenSockets | None = None) -> socket.socket:
+    """The next one that was given for this address, else one of our own."""
+    given = given or GivenSockets()
+    bound = given.take(address, socket.SOCK_DGRAM, "--listen", shared=True, only_ipv6=True)
+    sock = bound or _unbound(address.family)
     if address.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, is_wildcard(address))
     else:
         sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, is_wildcard(address))
-    prepare(sock, buffer_bytes)
-    bind(sock, address, "--listen")
+    prepare(sock, buffer_bytes, keep_larger=bound is not None)
+    if bound is None:
+        _bind_public(sock, address, given.gave(address, socket.SOCK_DGRAM))
     return sock
+
+
+def _unbound(family: socket.AddressFamily) -> socket.socket:
+    sock = open_udp(family)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    return sock
+
+
+def _bind_public(sock: socket.socket, address: Address, given: int) -> None:
+    """Beside some that were given the kernel lets only their opener's user bind more."""
+    try:
+        bind(sock, address, "--listen")
+    except PortBusy:
+        if not given:
+            raise
+        what = f"{given} sockets were given, fewer than the workers, and another user's may not stand beside them"
+        mend = "write the line once for each worker in the .socket unit"
+        raise ConfigError(what, where=f"--listen {address}", mend=mend) from None

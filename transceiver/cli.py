@@ -34,7 +34,9 @@ from relay.runtime.config import (
     run_command,
 )
 from relay.runtime.errors import ConfigError
+from relay.runtime.given import GivenSockets
 from relay.runtime.launcher import Launcher, block_signals
+from relay.runtime.systemd import ServiceManager
 from transceiver import advertise
 
 if TYPE_CHECKING:
@@ -168,7 +170,9 @@ def start(ctx: click.Context, /, **options: Any) -> int:
         log.event(logger, logging.WARNING, "--auth-key can be read in every list of processes", mend=mend)
     from transceiver.program import TransceiverProgram
 
-    return Launcher(TransceiverProgram(settings), drain_timeout_s=settings.drain_timeout_s).run()
+    program = TransceiverProgram(settings, given=GivenSockets.from_environment())
+    manager = ServiceManager.from_environment(program.status)
+    return Launcher(program, drain_timeout_s=settings.drain_timeout_s, manager=manager).run()
 
 
 @cli.group()

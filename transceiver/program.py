@@ -16,6 +16,7 @@ from typing import Any
 from _fastpath.media_slot import SessionView
 from relay.runtime import admin, keys, watch
 from relay.runtime.admin_child import AdminChild
+from relay.runtime.given import GivenSockets
 from relay.runtime.launcher import Child
 from relay.runtime.limits import is_loopback
 from relay.runtime.log import event
@@ -43,11 +44,16 @@ def _media_process() -> MakeProcess:
 class TransceiverProgram:
     """relay.runtime.launcher.Program."""
 
-    def __init__(self, settings: Settings, process: MakeProcess | None = None) -> None:
+    def __init__(
+        self, settings: Settings, process: MakeProcess | None = None, given: GivenSockets | None = None
+    ) -> None:
+        """`given`: sockets that a service manager has opened."""
         process = process or _media_process()
         self._settings = settings
-        admin_socket = listen(settings.admin, "--admin")
-        self.slots = open_slots(settings)
+        given = given or GivenSockets()
+        admin_socket = listen(settings.admin, "--admin", given=given)
+        self.slots = open_slots(settings, given)
+        given.refuse_rest()
         processes = [process(own.index, settings, self.slots) for own in self.slots]
         self.children: Sequence[Child] = [*processes, AdminChild(admin_socket, pages(self.slots), self._leave)]
         self._announce(settings)
@@ -73,6 +79,10 @@ class TransceiverProgram:
         if self._settings.tls:
             self._settings.tls.context()
         keys.load(self._settings.route_key_file)
+
+    def status(self) -> str:
+        """For the service manager, in a few words."""
+        return f"{sum(own.slot.open_sessions for own in self.slots)} calls, {len(self.slots)} media processes"
 
     def _leave(self) -> None:
         """The admin process keeps the bells: it rings the loop for a hangup."""

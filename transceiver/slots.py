@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from _fastpath.media_slot import MediaSlot, media_slot_bytes
 from relay.runtime.config import Address
 from relay.runtime.errors import ConfigError, PortBusy
+from relay.runtime.given import GivenSockets
 from relay.runtime.memory import allocate, refuse_if_too_large
 from relay.runtime.sockets import kernel_drops, listen, open_internal
 from transceiver.settings import Settings
@@ -69,16 +70,17 @@ class ProcessSlot:
         os.close(self.ring)
 
 
-def open_slots(settings: Settings) -> list[ProcessSlot]:
+def open_slots(settings: Settings, given: GivenSockets | None = None) -> list[ProcessSlot]:
     """All sockets and all memory, or a RuntimeFault that says what could not be had."""
     refuse_if_too_large(
         media_slot_bytes(settings.max_sessions), settings.plan.workers, f"--max-sessions {settings.max_sessions}"
     )
     slots: list[ProcessSlot] = []
+    given = given or GivenSockets()
     try:
-        http = _free_http(settings.http)
+        http = settings.http if given.gave(settings.http, socket.SOCK_STREAM) else _free_http(settings.http)
         for index in range(settings.plan.workers):
-            slots.append(_open_slot(index, settings, http))
+            slots.append(_open_slot(index, settings, http, given))
             http = Address(http.host, slots[0].http.getsockname()[1], http.family)  # a port 0 has a number now
     except OSError as error:
         mend = "ulimit -n raises the number of files" if error.errno == errno.EMFILE else "see the kernel's log"
@@ -87,7 +89,7 @@ def open_slots(settings: Settings) -> list[ProcessSlot]:
     return slots
 
 
-def _open_slot(index: int, settings: Settings, http: Address) -> ProcessSlot:
+def _open_slot(index: int, settings: Settings, http: Address, given: GivenSockets) -> ProcessSlot:
     internal, owner = _open_pair(index, settings)
     memory = allocate(media_slot_bytes(settings.max_sessions), "--max-sessions")
     return ProcessSlot(
@@ -95,7 +97,7 @@ def _open_slot(index: int, settings: Settings, http: Address) -> ProcessSlot:
         slot=MediaSlot.create(memory, settings.max_sessions),
         internal=internal,
         owner=owner,
-        http=listen(http, "--http", backlog=HTTP_BACKLOG, shared=True, both_families=True),
+        http=listen(http, "--http", backlog=HTTP_BACKLOG, shared=True, both_families=True, given=given),
         wake=os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC),
         ring=os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC),
     )

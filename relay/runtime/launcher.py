@@ -36,6 +36,7 @@ from relay.runtime import children
 from relay.runtime.children import HANDLED, Child, Record, describe_exit
 from relay.runtime.errors import EXIT_DRAINED, EXIT_FAILURE, CrashLoop, RuntimeFault
 from relay.runtime.log import event
+from relay.runtime.systemd import ServiceManager
 
 __all__ = ["Child", "Kernel", "Launcher", "Program", "block_signals"]
 
@@ -131,6 +132,7 @@ class Launcher:
         short_life_s: float = 1.0,
         name: str = "ufrag",
         kernel: Kernel | None = None,
+        manager: ServiceManager | None = None,
     ) -> None:
         self._program = program
         self._drain_timeout_s = drain_timeout_s
@@ -140,6 +142,7 @@ class Launcher:
         self._short_life_s = short_life_s
         self._name = name
         self._kernel = kernel or Kernel()
+        self._manager = manager or ServiceManager()
         self._records = [Record(child) for child in program.children]
         self._phase = Phase.RUNNING
         self._deadline_s = 0.0  # of the drain, then of the stop
@@ -184,6 +187,7 @@ class Launcher:
             self._tend_drain(now)
         if self._phase is Phase.STOPPING:
             self._tend_stop(now)
+        self._manager.tend(now, self._records)
 
     def _pause_s(self, now: float) -> float | None:
         """Seconds until something is due; None: nothing before the next signal."""
@@ -195,6 +199,8 @@ class Launcher:
             times += [now + max(_HEART_POLL_S, self._hung_after_s - age) for age in ages]
         if self._phase is Phase.DRAINING:
             times.append(min(self._deadline_s, now + _DRAIN_POLL_S))
+        if self._manager.due_s is not None:
+            times.append(self._manager.due_s)
         return max(0.0, min(times) - now) if times else None
 
     # Children that end and begin
@@ -284,6 +290,7 @@ class Launcher:
         if self._phase is Phase.STOPPING:
             return
         if number == signal.SIGHUP:
+            self._manager.reload(now)
             self._ask("reload", self._program.reload)
         elif number == signal.SIGTERM and self._phase is Phase.RUNNING:
             self._begin_drain(now)
@@ -294,6 +301,7 @@ class Launcher:
         self._phase = Phase.DRAINING
         self._deadline_s = now + self._drain_timeout_s
         event(log, logging.INFO, "draining", timeout_s=self._drain_timeout_s)
+        self._manager.end("draining", self._drain_timeout_s + self._stop_grace_s + _KILL_WAIT_S)
         self._ask("drain", self._program.drain)
 
     def _tend_drain(self, now: float) -> None:
@@ -317,6 +325,7 @@ class Launcher:
         self._deadline_s = now + self._stop_grace_s
         for record in self._records:
             record.due_s = None
+        self._manager.end(str(self._fault or "stopping"), self._stop_grace_s + _KILL_WAIT_S)
         self._ask("stop", self._program.stop)
 
     def _tend_stop(self, now: float) -> None:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from _fastpath.wire.envelope import mapped
 from relay.runtime.config import Address, Network
 from relay.runtime.errors import ConfigError, PortBusy, RuntimeFault
+from relay.runtime.given import GivenSockets
 from relay.runtime.log import event
 
 # <linux/in.h>, <linux/in6.h>, <asm-generic/socket.h>: constants that Python's socket module lacks.
@@ -59,10 +60,12 @@ def open_internal(address: Address, buffer_bytes: int) -> socket.socket:
     return sock
 
 
-def prepare(sock: socket.socket, buffer_bytes: int) -> None:
+def prepare(sock: socket.socket, buffer_bytes: int, *, keep_larger: bool = False) -> None:
     """Buffers, and local fragmentation: with the envelope a full datagram exceeds 1,500 bytes, and a lost PMTU
-    message would otherwise make it vanish."""
+    message would otherwise make it vanish. `keep_larger`: of one that somebody more privileged has opened."""
     for forced, plain in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
+        if keep_larger and sock.getsockopt(socket.SOL_SOCKET, plain) >= 2 * buffer_bytes:
+            continue
         try:
             sock.setsockopt(socket.SOL_SOCKET, forced, buffer_bytes)
         except PermissionError:  # without CAP_NET_ADMIN the kernel's limit holds, net.core.rmem_max
@@ -111,10 +114,19 @@ def kernel_queue(sock: socket.socket) -> Queue:
 
 
 def listen(
-    address: Address, option: str, *, backlog: int = 64, shared: bool = False, both_families: bool = False
+    address: Address,
+    option: str,
+    *,
+    backlog: int = 64,
+    shared: bool = False,
+    both_families: bool = False,
+    given: GivenSockets | None = None,
 ) -> socket.socket:
     """A TCP socket that listens at `address`. `shared`: others of ours may listen there too, and the kernel deals
-    connections out among them (SO_REUSEPORT). `both_families`: one at `::` takes IPv4 as well."""
+    connections out among them (SO_REUSEPORT). `both_families`: one at `::` takes IPv4 as well. `given`: one of these,
+    if it is among them."""
+    if given and (found := given.take(address, socket.SOCK_STREAM, option, shared=shared)):
+        return found
     sock = socket.socket(address.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections in TIME_WAIT do not keep us out
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
