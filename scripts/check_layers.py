@@ -37,7 +37,7 @@ LAYERS: tuple[tuple[int, str], ...] = (
     (4, "relay.settings relay.slots relay.routes relay.metrics relay.redis_store relay.flows relay.verdicts"),
     (4, "transceiver.settings transceiver.advertise transceiver.slots transceiver.metrics"),
     (4, "transceiver.admin_client transceiver.views transceiver.apps transceiver.registry transceiver.session"),
-    (5, "relay.worker relay.program transceiver.program transceiver.media transceiver.calls"),
+    (5, "relay.worker relay.route_cache relay.program transceiver.program transceiver.media transceiver.calls"),
     (5, "relay.doctor relay.doctor.*"),
     (5, "transceiver.http transceiver.http.* transceiver.caller transceiver.caller_*"),
     (5, "relay.views relay.explain relay.probe"),
@@ -64,7 +64,7 @@ ALLOWED_IN = {
     "time": {
         *("relay.runtime.launcher", "relay.runtime.watch", "relay.runtime.screen"),
         "relay.doctor.machine",  # how fine a clock is, never what it shows
-        *("relay.tools", "relay.probe", "transceiver.media", "transceiver.cli"),
+        *("relay.route_cache", "relay.tools", "relay.probe", "transceiver.media", "transceiver.cli"),
     },
 }
 CLOCKS = {"now", "today", "utcnow"}
