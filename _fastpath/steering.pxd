@@ -6,7 +6,7 @@ Each line of 64 bytes has one writer that matters: the launcher, the hot thread,
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 cdef struct Steering:
-    uint32_t draining                 # nothing new is taken
+    uint32_t draining                 # 1: nothing new is taken; 2 (a relay): checks of what there is stay unanswered, too
     uint32_t stopping                 # the process is to end
     uint32_t pid
     uint32_t restarts                 # how often the launcher had to start it again

@@ -1,5 +1,5 @@
 class Steered:
-    draining: bool
+    draining: int
     stopping: bool
     pid: int
     restarts: int

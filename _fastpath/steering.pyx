@@ -5,11 +5,13 @@ from _fastpath.atomics cimport load32, load64, store32, store64
 
 cdef class Steered:
     @property
-    def draining(self) -> bool:
-        return load32(&self.steering.draining) != 0
+    def draining(self) -> int:
+        """0, or how it drains: see `Steering`."""
+        return load32(&self.steering.draining)
 
     @draining.setter
-    def draining(self, value: bool) -> None:
+    def draining(self, value) -> None:
+        """A bool will do."""
         store32(&self.steering.draining, value)
 
     @property

@@ -47,6 +47,8 @@ START_OPTIONS = [
     click.option("--flow-timeout", type=Duration(), default="30", show_default=True, help="Silence that ends a flow."),
     click.option("--half-open-timeout", type=Duration(), default="5", show_default=True, help="The same, unanswered."),
     click.option("--drain-timeout", type=Duration(), default="20", show_default=True, help="What SIGTERM waits."),
+    click.option("--drain-mode", type=click.Choice(["wait", "push"]), default="wait", show_default=True,
+                 help="push: while draining, checks stay unanswered, so that clients move; media still passes."),
     click.option("--recv-buffer", type=Size(), default="4MiB", show_default=True, help="Kernel buffer of each socket."),
     click.option("--admin", type=AddressPort(), default="127.0.0.1:9464", show_default=True,
                  help="HTTP address of /metrics, /livez, /readyz."),
@@ -68,6 +70,7 @@ def settings_of(options: dict[str, Any], **reads: Any) -> Settings:
         flow_timeout_s=options["flow_timeout"],
         half_open_timeout_s=options["half_open_timeout"],
         drain_timeout_s=options["drain_timeout"],
+        drain_mode=options["drain_mode"],
         recv_buffer=options["recv_buffer"],
         admin=options["admin"],
         **reads,
@@ -193,7 +196,9 @@ def token_show(text: str, route_key_file: str) -> None:
     click.echo(f"key id      {fields.key_id}\nrandom      {fields.nonce:012x}")
 
 
-for command in (tools.status, tools.flows, tools.top, tools.explain, tools.probe):
+for command in (
+    tools.status, tools.flows, tools.top, tools.drain, tools.undrain, tools.explain, tools.probe,
+):  # fmt: skip
     cli.add_command(command)
 
 

@@ -95,7 +95,9 @@ def _workers(slots: Sequence[WorkerSlot]) -> Iterable[Metric]:
     yield counter("ufrag_relay_worker_restarts_total", "Workers started again.", restarts, ["worker"])
     yield counter("ufrag_relay_batches_resumed_total", "Finished for a dead predecessor.", resumed, ["worker"])
     yield gauge("ufrag_relay_busy_ratio", "CPU time of the hot thread over time.", busy, ["worker"])
-    yield gauge("ufrag_relay_draining", "1 while no new flow is taken.", draining, ["worker"])
+    yield gauge(
+        "ufrag_relay_draining", "1 while no new flow is taken; 2: and checks stay unanswered.", draining, ["worker"]
+    )
 
 
 def _batches(counters: dict[str, dict[str, int]]) -> Metric:

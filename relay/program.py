@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from relay import flows
 from relay.metrics import families
-from relay.runtime import admin, keys, watch
+from relay.runtime import admin, drains, keys, watch
 from relay.runtime.admin_child import AdminChild
 from relay.runtime.given import GivenSockets
 from relay.runtime.launcher import Child
@@ -25,6 +25,10 @@ from relay.worker import Worker
 
 log = logging.getLogger("ufrag.relay")
 
+# What stands in a slot's word while it drains. Beside taking no new flow, `push` leaves checks unanswered, so that
+# clients which have another candidate go there, while their media still passes both ways.
+DRAINING = {"wait": 1, "push": 2}
+
 
 class RelayProgram:
     """relay.runtime.launcher.Program."""
@@ -32,6 +36,7 @@ class RelayProgram:
     def __init__(self, settings: Settings, given: GivenSockets | None = None) -> None:
         """`given`: sockets that a service manager has opened."""
         self._settings = settings
+        self._ending = drains.Ending()
         given = given or GivenSockets()
         admin_socket = listen(settings.admin, "--admin", given=given)
         self.slots = open_slots(settings, given)
@@ -41,8 +46,10 @@ class RelayProgram:
         self._announce(settings)
 
     def drain(self) -> None:
+        """Never more gently than an operator's command has begun it."""
+        self._ending.begin()
         for own in self.slots:
-            own.slot.draining = True
+            own.slot.draining = max(own.slot.draining, DRAINING[self._settings.drain_mode])
 
     def drained(self) -> bool:
         return all(sum(own.slot.flows().values()) == 0 for own in self.slots)
@@ -79,7 +86,20 @@ class RelayProgram:
         return admin.Pages(
             public={"/metrics": metrics, **admin.health(draining, stale_workers)},
             looks={"/flows/*": functools.partial(flows.page, self.slots)},
+            actions={"/drain/*": drains.action(self._ending, self._begin_drain, self._undrain)},
         )
+
+    def _begin_drain(self, mode: str) -> bool:
+        if mode in DRAINING:
+            self._set_draining(DRAINING[mode])
+        return mode in DRAINING
+
+    def _undrain(self) -> None:
+        self._set_draining(0)
+
+    def _set_draining(self, how: int) -> None:
+        for own in self.slots:
+            own.slot.draining = how
 
     def _announce(self, settings: Settings) -> None:
         event(log, logging.INFO, "workers", plan=settings.plan.explanation)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from socket import AF_INET, AF_INET6
+from typing import Literal
 
 from _fastpath.slot import MOST_FLOWS
 from relay.runtime import cpus, keys
@@ -23,6 +24,8 @@ from relay.runtime.limits import LOOPBACK, check_buffer, check_unicast, check_wo
 
 LISTEN_MOST = 16
 BACKENDS_MOST = 64
+
+DrainMode = Literal["wait", "push"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Settings:
     flow_timeout_s: float
     half_open_timeout_s: float
     drain_timeout_s: float
+    drain_mode: DrainMode
     recv_buffer: int
     admin: Address
 
@@ -59,6 +63,7 @@ def build(
     flow_timeout_s: float,
     half_open_timeout_s: float,
     drain_timeout_s: float,
+    drain_mode: DrainMode,
     recv_buffer: int,
     admin: Address,
     make_plan: Callable[[str, int | None], Plan] = cpus.plan,
@@ -89,6 +94,7 @@ def build(
         flow_timeout_s=flow_timeout_s,
         half_open_timeout_s=half_open_timeout_s,
         drain_timeout_s=drain_timeout_s,
+        drain_mode=drain_mode,
         recv_buffer=recv_buffer,
         admin=admin,
     )

@@ -1,5 +1,5 @@
-"""The commands that look at a running relay (`relay status`, `flows`, `top`), from outside (`probe`), or at one packet
-(`explain`)."""
+"""The commands that look at a running relay (`relay status`, `flows`, `top`) or steer it (`drain`), from outside
+(`probe`), or at one packet (`explain`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from relay import explain as explaining
 from relay import probe as probing
 from relay import views
 from relay.flows import AdminClient, Filter
-from relay.runtime import keys, screen
+from relay.runtime import drains, keys, screen
 from relay.runtime.config import Address, AddressPort, Cidr, Duration, Network, parse_address
 from relay.runtime.errors import ConfigError
 
@@ -73,6 +73,39 @@ def top(admin: Address, interval: float) -> None:
         lambda then, now, _console: views.top(then, now),
         interval,
     )
+
+
+@click.command()
+@admin_option
+@click.option(
+    "--mode",
+    type=click.Choice(["wait", "push"]),
+    default="wait",
+    show_default=True,
+    help="push: checks stay unanswered, so that clients with another candidate move; media still passes.",
+)
+@click.option("--wait", is_flag=True, help="Return when no flow is left.")
+@click.option("--timeout", type=Duration(), help="Wait no longer than that; ends with 1 when flows are left then.")
+def drain(admin: Address, mode: str, wait: bool, timeout: float | None) -> int:
+    """Take no new flows until `relay undrain`; /readyz fails, and those there are go on."""
+    client = AdminClient(admin)
+    drains.ask(client, mode)
+    if not wait and timeout is None:
+        return 0
+
+    def left() -> int:
+        return int(client.metrics().total("ufrag_relay_flows"))
+
+    drained = drains.wait(left, timeout, lambda number: click.echo(f"{number} flows left", err=True))
+    click.echo("drained" if drained else "not drained: flows are left")
+    return 0 if drained else 1
+
+
+@click.command()
+@admin_option
+def undrain(admin: Address) -> None:
+    """Take new flows again."""
+    drains.ask(AdminClient(admin), drains.OFF)
 
 
 @click.command()

@@ -19,6 +19,7 @@ from relay.runtime.admin_client import Metrics
 from relay.runtime.screen import WIDE, count, duration, facts, listed, percent, readiness, word
 
 WAYS = ("up", "down")
+DRAINING = {1: "draining", 2: "pushing"}
 FLOW_EVENTS = ("expired", "evicted", "moved", "adopted")
 MOST_REASONS = 4  # of drops a second, in one line
 
@@ -82,7 +83,7 @@ def _workers(metrics: Metrics, ready: Mapping[str, Any]) -> Table:
 def _states(metrics: Metrics, ready: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     stale = [str(each) for each in ready.get("stale_workers") or []]
     for worker, draining in metrics.by("worker", "ufrag_relay_draining").items():
-        yield worker, "hangs" if worker in stale else "draining" if draining else "ok"
+        yield worker, "hangs" if worker in stale else DRAINING.get(int(draining), "ok")
 
 
 def _table(titles: Sequence[str], left: Sequence[str]) -> Table:

@@ -62,7 +62,7 @@ ALLOWED_IN = {
     "aiortc": {"transceiver.sctp", "transceiver.sctp_*", "transceiver.caller"},
     # Everything else takes `now` as an argument.
     "time": {
-        *("relay.runtime.launcher", "relay.runtime.watch", "relay.runtime.screen"),
+        *("relay.runtime.launcher", "relay.runtime.watch", "relay.runtime.screen", "relay.runtime.drains"),
         "relay.doctor.machine",  # how fine a clock is, never what it shows
         *("relay.route_cache", "relay.tools", "relay.probe", "transceiver.media", "transceiver.cli"),
     },

@@ -21,7 +21,7 @@ class AdminClient(admin_client.AdminClient):
         return found
 
     def hangup(self, session: str) -> None:
-        status, _ = self._ask("POST", f"/sessions/{quote(session, safe='')}/hangup")
+        status = self.act(f"/sessions/{quote(session, safe='')}/hangup")
         if status == 404:
             raise ConfigError("there is no such session", where=session, mend="`transceiver sessions` lists them")
-        self._check(status, "hangup")
+        self.expect(status, "hangup")

@@ -85,12 +85,17 @@ class AdminClient:
             raise self._strange("/readyz is no object")
         return found
 
+    def act(self, path: str) -> int:
+        """POST; the status of the answer."""
+        return self._ask("POST", path)[0]
+
     def _read(self, path: str) -> bytes:
         status, body = self._ask("GET", path)
-        self._check(status, path)
+        self.expect(status, path)
         return body
 
-    def _check(self, status: int, what: str) -> None:
+    def expect(self, status: int, what: str) -> None:
+        """A RuntimeFault unless that is the status of a good answer."""
         if status == 403:
             mend = "ask on the machine that it runs on"
             raise RuntimeFault("it tells that to its own machine alone", where=str(self.address), mend=mend)
