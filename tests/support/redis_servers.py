@@ -224,6 +224,14 @@ class RedisServer:
         stat = self.info("commandstats").get(f"cmdstat_{command.lower()}", "")
         return int(stat.partition("calls=")[2].partition(",")[0] or 0)
 
+    def reads(self) -> tuple[int, int]:
+        """How many keys were read since the start of this life, or the last `forget_reads`: (there, not there)."""
+        stats = self.info("stats")
+        return int(stats["keyspace_hits"]), int(stats["keyspace_misses"])
+
+    def forget_reads(self) -> None:
+        self.ask("CONFIG", "RESETSTAT")
+
     def _connected(self) -> socket.socket:
         plain = socket.create_connection((self.host, self.port), ASK_TIMEOUT_S)
         if not self.tls:
