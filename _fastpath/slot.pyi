@@ -7,6 +7,7 @@ from _fastpath.steering import Steered
 
 TICKS_PER_SECOND: int
 LAYOUT: int
+CHECKSUM: int
 SECRET_BYTES: int
 MOST_FLOWS: int
 
@@ -21,6 +22,8 @@ class Slot(Steered):
     def key_ids(self) -> frozenset[int]: ...
     @key_ids.setter
     def key_ids(self, ids: Iterable[int]) -> None: ...
+    @property
+    def secret(self) -> bytes: ...
     @property
     def max_flows(self) -> int: ...
     @classmethod

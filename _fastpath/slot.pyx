@@ -55,6 +55,9 @@ cdef uint64_t layout_checksum() noexcept nogil:
     return siphash24(&key, <uint8_t*>sizes, sizeof(sizes))
 
 
+CHECKSUM = layout_checksum()
+
+
 def slot_bytes(max_flows: int) -> int:
     """How much memory a slot for `max_flows` takes."""
     if not 1 <= max_flows <= FLOWS_MAX:
@@ -150,6 +153,10 @@ cdef class Slot:
     @property
     def max_flows(self) -> int:
         return self.header.max_flows
+
+    @property
+    def secret(self) -> bytes:
+        return (<const uint8_t*>&self.header.secret)[:SECRET_BYTES]
 
     def flows(self) -> dict[str, int]:
         """How many flows in each state."""

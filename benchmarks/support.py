@@ -7,6 +7,8 @@ fails; ports are found by binding port 0; no clock is read here, a deadline is a
 import contextlib
 import json
 import os
+import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -28,6 +30,7 @@ from benchmarks.native_build import ROOT, build
 STOP_TIMEOUT_S = 20.0
 READY_TRIES, READY_PAUSE_S = 200, 0.1
 KEY_ID = 0
+STATE_ROOT = "/dev/shm"  # as by default: what a disk would cost is not the relay's
 
 Result = dict[str, Any]
 Words = tuple[str, ...]
@@ -196,17 +199,21 @@ class RelayProcess(Process):
     """The relay itself, ready when its admin port says so."""
 
     own_stdout = False  # what it logs must never fill a pipe that nobody reads
+    _own_state_dir = ""
 
     def __init__(
         self, key_file: Path, *, listen: Sequence[str] = (), internal: str = "", backends: Words = ("127.0.0.0/8",),
-        workers: int = 1, cpus: str = "none", extra: Words = (), enter: Words = (),
+        workers: int = 1, cpus: str = "none", extra: Words = (), enter: Words = (), state_dir: str = "",
     ) -> None:  # fmt: skip
-        """`enter` are the words of a command that runs another one somewhere else, such as in a namespace."""
+        """`enter` are the words of a command that runs another one somewhere else, such as in a namespace; `state_dir`
+        is as in `relay start`, by default one of this relay's own that goes with it."""
+        self._own_state_dir = "" if state_dir else f"{STATE_ROOT}/ufrag-test-{secrets.token_hex(8)}"
+        self.state_dir = state_dir or self._own_state_dir
         self.listen = list(listen) or [f"127.0.0.1:{free_port(socket.SOCK_DGRAM)}"]
         self.admin = f"127.0.0.1:{free_port(socket.SOCK_STREAM)}"
         options = options_of(
             workers=workers, internal=internal or f"127.0.0.1:{free_port(socket.SOCK_DGRAM)}",
-            route_key_file=key_file, cpus=cpus, admin=self.admin,
+            route_key_file=key_file, cpus=cpus, admin=self.admin, state_dir=self.state_dir,
         )  # fmt: skip
         options += [word for address in self.listen for word in ("--listen", address)]
         options += [word for network in backends for word in ("--backends", network)]
@@ -221,6 +228,11 @@ class RelayProcess(Process):
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
         return self.wait(STOP_TIMEOUT_S)
+
+    def _end(self) -> None:
+        super()._end()
+        if self._own_state_dir:
+            shutil.rmtree(self._own_state_dir, ignore_errors=True)
 
     def wait_ready(self) -> None:
         pause = threading.Event()

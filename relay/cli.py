@@ -50,6 +50,8 @@ START_OPTIONS = [
     click.option("--drain-mode", type=click.Choice(["wait", "push"]), default="wait", show_default=True,
                  help="push: while draining, checks stay unanswered, so that clients move; media still passes."),
     click.option("--recv-buffer", type=Size(), default="4MiB", show_default=True, help="Kernel buffer of each socket."),
+    click.option("--state-dir", default="auto", show_default=True, metavar="auto|none|DIR",
+                 help="Where flows outlive the relay. auto: in /dev/shm, by the addresses it listens at."),
     click.option("--admin", type=AddressPort(), default="127.0.0.1:9464", show_default=True,
                  help="HTTP address of /metrics, /livez, /readyz."),
     click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True),
@@ -72,6 +74,7 @@ def settings_of(options: dict[str, Any], **reads: Any) -> Settings:
         drain_timeout_s=options["drain_timeout"],
         drain_mode=options["drain_mode"],
         recv_buffer=options["recv_buffer"],
+        state_dir=options["state_dir"],
         admin=options["admin"],
         **reads,
     )
@@ -92,7 +95,9 @@ def start(**options: Any) -> int:
     settings = settings_of(options)
     program = RelayProgram(settings, GivenSockets.from_environment())
     manager = ServiceManager.from_environment(program.status)
-    return Launcher(program, drain_timeout_s=settings.drain_timeout_s, name="relay", manager=manager).run()
+    status = Launcher(program, drain_timeout_s=settings.drain_timeout_s, name="relay", manager=manager).run()
+    program.ended(status)
+    return status
 
 
 @cli.group()

@@ -14,6 +14,7 @@ from relay import flows
 from relay.metrics import families
 from relay.runtime import admin, drains, keys, watch
 from relay.runtime.admin_child import AdminChild
+from relay.runtime.errors import EXIT_CRASH_LOOP
 from relay.runtime.given import GivenSockets
 from relay.runtime.launcher import Child
 from relay.runtime.log import event
@@ -21,6 +22,7 @@ from relay.runtime.metrics import CONTENT_TYPE, render
 from relay.runtime.sockets import listen, say_buffer
 from relay.settings import Settings
 from relay.slots import open_slots
+from relay.state import State
 from relay.worker import Worker
 
 log = logging.getLogger("ufrag.relay")
@@ -38,9 +40,16 @@ class RelayProgram:
         self._settings = settings
         self._ending = drains.Ending()
         given = given or GivenSockets()
-        admin_socket = listen(settings.admin, "--admin", given=given)
-        self.slots = open_slots(settings, given)
-        given.refuse_rest()
+        # First, as it waits for processes of a relay that was killed, and they hold the ports, too.
+        self.state = State.take(settings)
+        try:
+            admin_socket = listen(settings.admin, "--admin", given=given)
+            self.slots = open_slots(settings, self.state, given)
+            given.refuse_rest()
+            self.state.save([own.internal.getsockname()[1] for own in self.slots])
+        except BaseException:
+            self.state.abandon()
+            raise
         workers: list[Child] = [Worker(own.index, settings, self.slots) for own in self.slots]
         self.children: Sequence[Child] = [*workers, AdminChild(admin_socket, self._pages(), self._leave)]
         self._announce(settings)
@@ -68,6 +77,10 @@ class RelayProgram:
     def status(self) -> str:
         """For the service manager, in a few words."""
         return f"{sum(sum(own.slot.flows().values()) for own in self.slots)} flows, {len(self.slots)} workers"
+
+    def ended(self, status: int) -> None:
+        """All children are gone. What a crash loop leaves may be what crashed them."""
+        self.state.leave(whole=status != EXIT_CRASH_LOOP)
 
     def _leave(self) -> None:
         for own in self.slots:

@@ -46,6 +46,7 @@ class Settings:
     drain_timeout_s: float
     drain_mode: DrainMode
     recv_buffer: int
+    state_dir: str  # a path, `auto` or `none`
     admin: Address
 
 
@@ -65,6 +66,7 @@ def build(
     drain_timeout_s: float,
     drain_mode: DrainMode,
     recv_buffer: int,
+    state_dir: str,
     admin: Address,
     make_plan: Callable[[str, int | None], Plan] = cpus.plan,
     load_keys: Callable[[Path], RouteKeys] = keys.load,
@@ -96,6 +98,7 @@ def build(
         drain_timeout_s=drain_timeout_s,
         drain_mode=drain_mode,
         recv_buffer=recv_buffer,
+        state_dir=state_dir,
         admin=admin,
     )
 

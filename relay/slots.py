@@ -8,19 +8,23 @@ number) moves no flow to another worker. This room knows neither packets nor pro
 from __future__ import annotations
 
 import errno
+import logging
 import os
-import secrets
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from _fastpath.slot import SECRET_BYTES, Slot, slot_bytes
+from _fastpath.slot import Slot
 from _fastpath.wire.envelope import mapped
 from relay.runtime.config import Address
 from relay.runtime.errors import ConfigError, PortBusy
 from relay.runtime.given import GivenSockets
-from relay.runtime.memory import allocate, refuse_if_too_large
+from relay.runtime.log import event
 from relay.runtime.sockets import bind, is_wildcard, kernel_drops, open_internal, open_udp, prepare
 from relay.settings import Settings
+from relay.state import Kept, State
+
+log = logging.getLogger("ufrag.relay.slots")
 
 # <linux/in.h>, <linux/in6.h>: constants that Python's socket module lacks.
 _IP_PKTINFO = 8
@@ -47,6 +51,7 @@ class WorkerSlot:
 
     index: int
     slot: Slot
+    memory_fd: int
     publics: list[PublicSocket]
     internal: socket.socket
     wake: int
@@ -59,6 +64,7 @@ class WorkerSlot:
         """This process's descriptors; the memory stays mapped for readers."""
         for _, sock in self.sockets():
             sock.close()
+        os.close(self.memory_fd)
         os.close(self.wake)
 
     def ring(self) -> None:
@@ -66,15 +72,14 @@ class WorkerSlot:
         os.eventfd_write(self.wake, 1)
 
 
-def open_slots(settings: Settings, given: GivenSockets) -> list[WorkerSlot]:
+def open_slots(settings: Settings, state: State, given: GivenSockets) -> list[WorkerSlot]:
     """All sockets and all memory, or a RuntimeFault that says what could not be had."""
     for address in settings.listen:
         if not given.gave(address, socket.SOCK_DGRAM):
             _refuse_if_taken(address)
-    refuse_if_too_large(slot_bytes(settings.max_flows), settings.plan.workers, f"--max-flows {settings.max_flows}")
-    secret = secrets.token_bytes(SECRET_BYTES)
+    memory = state.allocate()
     try:
-        slots = [_open_slot(index, settings, secret, given) for index in range(settings.plan.workers)]
+        slots = [_open_slot(index, settings, state, kept, given) for index, kept in enumerate(memory)]
     except OSError as error:
         mend = "ulimit -n raises the number of files" if error.errno == errno.EMFILE else "see the kernel's log"
         raise ConfigError(f"cannot open the sockets: {error.strerror}", where="relay start", mend=mend) from None
@@ -82,16 +87,29 @@ def open_slots(settings: Settings, given: GivenSockets) -> list[WorkerSlot]:
     return slots
 
 
-def _open_slot(index: int, settings: Settings, secret: bytes, given: GivenSockets) -> WorkerSlot:
-    internal = settings.internal
-    port = internal.port + index if internal.port else 0
+def _open_slot(index: int, settings: Settings, state: State, kept: Kept, given: GivenSockets) -> WorkerSlot:
     return WorkerSlot(
         index=index,
-        slot=Slot.create(allocate(slot_bytes(settings.max_flows), "--max-flows"), settings.max_flows, secret),
-        publics=[PublicSocket(each, open_public(each, settings.recv_buffer, given)) for each in settings.listen],
-        internal=open_internal(Address(internal.host, port, internal.family), settings.recv_buffer),
+        slot=kept.slot,
+        memory_fd=kept.memory.fd,
+        publics=[PublicSocket(each, open_public(each, settings.recv_buffer, given)) for each in state.listen],
+        internal=_open_internal(index, settings, state.ports),
         wake=os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC),
     )
+
+
+def _open_internal(index: int, settings: Settings, before: Sequence[int]) -> socket.socket:
+    """Where the kernel may choose the port, the one that this worker had before, if it can be had: transceivers that
+    answer to it are answered at once."""
+    asked = settings.internal
+    if asked.port:
+        asked = Address(asked.host, asked.port + index, asked.family)
+    elif index < len(before):
+        try:
+            return open_internal(Address(asked.host, before[index], asked.family), settings.recv_buffer)
+        except PortBusy:
+            event(log, logging.WARNING, "internal port is taken, another is used", worker=index, port=before[index])
+    return open_internal(asked, settings.recv_buffer)
 
 
 def _refuse_if_taken(address: Address) -> None:

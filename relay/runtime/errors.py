@@ -45,6 +45,12 @@ class PortBusy(RuntimeFault):
     exit_status = EXIT_PORT_BUSY
 
 
+class StateBusy(RuntimeFault):
+    """Another relay has the state directory."""
+
+    exit_status = EXIT_PORT_BUSY
+
+
 class CrashLoop(RuntimeFault):
     """A child ended too often, too soon after its start."""
 

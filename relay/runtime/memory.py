@@ -8,10 +8,18 @@ from __future__ import annotations
 
 import mmap
 import os
+from typing import NamedTuple
 
 import psutil
 
 from relay.runtime.errors import ConfigError
+
+
+class Memory(NamedTuple):
+    """Mapped, and by a descriptor that another process could map it by."""
+
+    fd: int
+    map: mmap.mmap
 
 
 def refuse_if_too_large(each: int, workers: int, option: str) -> None:
@@ -24,14 +32,25 @@ def refuse_if_too_large(each: int, workers: int, option: str) -> None:
 
 
 def allocate(length: int, option: str) -> mmap.mmap:
-    """Shared memory that is there: reserved now and not at first touch, which would kill with SIGBUS in the middle
-    of a call."""
+    """Memory that goes with the processes which have it mapped."""
+    memory = nameless(length, option)
+    os.close(memory.fd)
+    return memory.map
+
+
+def nameless(length: int, option: str) -> Memory:
+    """The same with its descriptor, which the caller closes."""
     descriptor = os.memfd_create("ufrag-slot", os.MFD_CLOEXEC)
     try:
-        os.posix_fallocate(descriptor, 0, length)
-        return mmap.mmap(descriptor, length, mmap.MAP_SHARED | mmap.MAP_POPULATE)
+        return Memory(descriptor, reserve(descriptor, length))
     except OSError as error:
+        os.close(descriptor)
         what = f"cannot reserve {length / 2**20:.1f} MiB of shared memory: {error.strerror}"
         raise ConfigError(what, where=option, mend="lower it, or give the process more memory") from None
-    finally:
-        os.close(descriptor)
+
+
+def reserve(descriptor: int, length: int) -> mmap.mmap:
+    """The file's memory, all of it there: reserved now and not at first touch, which would kill with SIGBUS in the
+    middle of a call."""
+    os.posix_fallocate(descriptor, 0, length)
+    return mmap.mmap(descriptor, length, mmap.MAP_SHARED | mmap.MAP_POPULATE)

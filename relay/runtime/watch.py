@@ -32,6 +32,11 @@ def heart_age_s(heart: int, now: float) -> float:
     return ticks / HEARTBEATS_PER_S if ticks < 0x80000000 else 0.0
 
 
+def age_s(heart: int) -> float:
+    """The same at this moment."""
+    return heart_age_s(heart, time.monotonic())
+
+
 def stale(hearts: Iterable[int]) -> list[int]:
     """The numbers of those that have not beaten lately."""
     now = time.monotonic()

@@ -57,7 +57,7 @@ def settings(**changed: Any) -> Settings:
         "workers": 2, "listen": [parse_address("127.0.0.1:3478")], "internal": None, "backends": [],
         "route_key_file": "route.key", "cpus_spec": pins, "max_flows": 131_072, "max_half_open": None,
         "flow_timeout_s": 30.0, "max_new_per_network": 1000, "half_open_timeout_s": 5.0, "drain_timeout_s": 20.0,
-        "drain_mode": "wait", "recv_buffer": 4 << 20, "admin": parse_address("127.0.0.1:9464"),
+        "drain_mode": "wait", "recv_buffer": 4 << 20, "state_dir": "none", "admin": parse_address("127.0.0.1:9464"),
         "load_keys": keys_unread, "make_plan": lambda spec, workers: decide(spec, workers, range(64), None),
     }  # fmt: skip
     return build(**(options | changed))

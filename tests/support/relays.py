@@ -30,7 +30,7 @@ class Relay(RelayProcess):
 
     def __init__(
         self, key_file: Path, *, listen: Sequence[str] = (), workers: int = 1, cpus: str = "none", internal: str = "",
-        backends: Words = ("127.0.0.0/8",), extra: Words = (), netns: str = "",
+        backends: Words = ("127.0.0.0/8",), extra: Words = (), netns: str = "", state_dir: str = "",
     ) -> None:  # fmt: skip
         enter = ("ip", "netns", "exec", netns) if netns else ()
         super().__init__(
@@ -42,6 +42,7 @@ class Relay(RelayProcess):
             backends=backends,
             extra=extra,
             enter=enter,
+            state_dir=state_dir,
         )
         self.key_file = key_file
         self.netns = netns
@@ -64,8 +65,9 @@ class Relay(RelayProcess):
         self.checked = self._ended = True
 
     def again(self, *extra: str) -> Relay:
-        """A relay with the same options and addresses, for when this one is gone; and what is different."""
-        other = Relay(self.key_file, listen=self.listen, netns=self.netns)
+        """A relay with the same options and addresses, for when this one is gone; and what is different. Its state
+        directory is this one's, and goes with this one."""
+        other = Relay(self.key_file, listen=self.listen, netns=self.netns, state_dir=self.state_dir)
         other.admin, other.command = self.admin, [*self.command, *extra]
         return other
 

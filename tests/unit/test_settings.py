@@ -29,7 +29,7 @@ def make(key_file: str | None, **changed: Any) -> Settings:
         "workers": 2, "listen": [LOCAL], "internal": None, "backends": [], "route_key_file": key_file,
         "cpus_spec": "none", "max_flows": 131_072, "max_half_open": None, "flow_timeout_s": 30.0,
         "max_new_per_network": 1000, "half_open_timeout_s": 5.0, "drain_timeout_s": 20.0, "recv_buffer": 4 << 20,
-        "drain_mode": "wait", "admin": parse_address("127.0.0.1:9464"),
+        "drain_mode": "wait", "state_dir": "none", "admin": parse_address("127.0.0.1:9464"),
     }  # fmt: skip
     return build(**(options | changed))
 
