@@ -26,8 +26,9 @@ from relay.runtime.config import Address, AddressPort, Cidr, Duration, Size, pro
 from relay.runtime.errors import EXIT_FAILURE, ConfigError
 from relay.runtime.given import GivenSockets
 from relay.runtime.launcher import Launcher, block_signals
+from relay.runtime.redis_url import RedisURL
 from relay.runtime.systemd import ServiceManager
-from relay.settings import Settings, build
+from relay.settings import REDIS_GROUP, REDIS_LOOKUPS, Settings, build
 
 START_OPTIONS = [
     click.option("--workers", type=click.IntRange(1), help="Worker processes. Default: one for each CPU allowed."),
@@ -52,6 +53,14 @@ START_OPTIONS = [
     click.option("--recv-buffer", type=Size(), default="4MiB", show_default=True, help="Kernel buffer of each socket."),
     click.option("--state-dir", default="auto", show_default=True, metavar="auto|none|DIR",
                  help="Where flows outlive the relay. auto: in /dev/shm, by the addresses it listens at."),
+    click.option("--redis", type=RedisURL(),
+                 help="Flows are known to a relay that takes over, through this Redis: redis://, rediss://, unix://,"
+                      " redis+sentinel://, redis+cluster://. docs/redis.md"),
+    click.option("--redis-password-file", type=click.Path(dir_okay=False, readable=False), help="Its password."),
+    click.option("--redis-lookups", type=click.IntRange(1, 1_000_000), default=REDIS_LOOKUPS, show_default=True,
+                 help="Flows a second that Redis is asked for at most."),
+    click.option("--redis-group", default=REDIS_GROUP, show_default=True,
+                 help="Relays of a group know each other's flows; their public addresses are the same."),
     click.option("--admin", type=AddressPort(), default="127.0.0.1:9464", show_default=True,
                  help="HTTP address of /metrics, /livez, /readyz."),
     click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True),
@@ -76,6 +85,10 @@ def settings_of(options: dict[str, Any], **reads: Any) -> Settings:
         recv_buffer=options["recv_buffer"],
         state_dir=options["state_dir"],
         admin=options["admin"],
+        redis=options["redis"],
+        redis_password_file=options["redis_password_file"],
+        redis_lookups=options["redis_lookups"],
+        redis_group=options["redis_group"],
         **reads,
     )
 

@@ -8,6 +8,9 @@ mend it.
 from __future__ import annotations
 
 import ipaddress
+import re
+import secrets
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +18,30 @@ from socket import AF_INET, AF_INET6
 from typing import Literal
 
 from _fastpath.slot import MOST_FLOWS
+from relay.redis_store import GROUP
 from relay.runtime import cpus, keys
 from relay.runtime.config import Address, Network
 from relay.runtime.cpus import Plan
 from relay.runtime.errors import ConfigError
 from relay.runtime.keys import RouteKeys
 from relay.runtime.limits import LOOPBACK, check_buffer, check_unicast, check_workers, is_loopback
+from relay.runtime.redis_url import RedisPlace, with_password_file
 
 LISTEN_MOST = 16
 BACKENDS_MOST = 64
+REDIS_LOOKUPS = 10_000
+REDIS_GROUP = "default"
+
+
+@dataclass(frozen=True)
+class RedisSettings:
+    """The route cache, of a relay that has one."""
+
+    place: RedisPlace
+    lookups_per_s: int
+    group: str
+    relay: str  # who writes: the host, and a number for this life of the launcher
+
 
 DrainMode = Literal["wait", "push"]
 
@@ -48,6 +66,7 @@ class Settings:
     recv_buffer: int
     state_dir: str  # a path, `auto` or `none`
     admin: Address
+    redis: RedisSettings | None
 
 
 def build(
@@ -68,6 +87,10 @@ def build(
     recv_buffer: int,
     state_dir: str,
     admin: Address,
+    redis: RedisPlace | None = None,
+    redis_password_file: str | None = None,
+    redis_lookups: int = REDIS_LOOKUPS,
+    redis_group: str = REDIS_GROUP,
     make_plan: Callable[[str, int | None], Plan] = cpus.plan,
     load_keys: Callable[[Path], RouteKeys] = keys.load,
 ) -> Settings:
@@ -100,6 +123,7 @@ def build(
         recv_buffer=recv_buffer,
         state_dir=state_dir,
         admin=admin,
+        redis=_redis(with_password_file(redis, redis_password_file), redis_lookups, redis_group),
     )
 
 
@@ -173,3 +197,17 @@ def _key_file(file: str | None) -> Path:
         mend = "make one with `relay keys new --out route.key`, and give the same file to the transceivers"
         raise ConfigError("no route keys are given", where="--route-key-file", mend=mend)
     return Path(file)
+
+
+def _redis(place: RedisPlace | None, lookups_per_s: int, group: str) -> RedisSettings | None:
+    check_group(group)
+    if place is None:
+        return None
+    host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()) or "relay"
+    return RedisSettings(place, lookups_per_s, group, f"{host}/{secrets.token_hex(4)}")
+
+
+def check_group(group: str) -> None:
+    if not GROUP.fullmatch(group):
+        mend = "write up to 64 letters, digits and ._-"
+        raise ConfigError("that is no name of a group", where=f"--redis-group {group}", mend=mend)

@@ -7,6 +7,7 @@ import itertools
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -14,10 +15,16 @@ import click
 from relay import explain as explaining
 from relay import probe as probing
 from relay import views
-from relay.flows import AdminClient, Filter
+from relay.flows import AdminClient, Filter, Flow
+from relay.redis_store import shown_routes
 from relay.runtime import drains, keys, screen
 from relay.runtime.config import Address, AddressPort, Cidr, Duration, Network, parse_address
-from relay.runtime.errors import ConfigError
+from relay.runtime.errors import ConfigError, RuntimeFault
+from relay.runtime.redis_client import RedisClient, RedisDown
+from relay.runtime.redis_url import RedisPlace, RedisURL, with_password_file
+from relay.settings import REDIS_GROUP, check_group
+
+REDIS_TIMEOUT_S = 5.0  # of a tool: nobody waits behind it
 
 admin_option = click.option(
     "--admin", type=AddressPort(), default="127.0.0.1:9464", show_default=True, envvar="UFRAG_RELAY_ADMIN",
@@ -42,24 +49,45 @@ def status(admin: Address) -> int:
 @click.option("--client", type=Cidr(), help="Of clients in this network only.")
 @click.option("--owner", type=Cidr(), help="To owners in this network only.")
 @click.option("--session", help="Made by the token with these random bits (`relay token show`) only.")
+@click.option("--redis", type=RedisURL(), help="What stands in this Redis instead, of all relays of a group.")
+@click.option("--redis-password-file", type=click.Path(dir_okay=False), help="Its password.")
+@click.option("--redis-group", default=REDIS_GROUP, show_default=True, help="Which group.")
 @click.option("--most", type=click.IntRange(1), default=1000, show_default=True, help="How many at most.")
 @click.option("--json", "as_json", is_flag=True, help="All that is known, a JSON object a line.")
 def flows(
     admin: Address, worker: int | None, state: str | None, client: Network | None, owner: Network | None,
-    session: str | None, most: int, as_json: bool,
+    session: str | None, redis: RedisPlace | None, redis_password_file: str | None, redis_group: str, most: int,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """The flows at this moment. `!` marks one that another owner contends for."""
     wanted = Filter(state, client, owner, session)
-    found = itertools.islice(filter(wanted.admits, AdminClient(admin).flows(worker)), most)
+    place = with_password_file(redis, redis_password_file)
+    if place is not None and worker is not None:
+        raise ConfigError("Redis does not know workers", where="--worker", mend="leave it out")
+    known = AdminClient(admin).flows(worker) if place is None else routes_of(place, redis_group)
+    found = itertools.islice(filter(wanted.admits, known), most)
     if as_json:
         for flow in found:
             click.echo(json.dumps(flow))
         return
     console = screen.console()
     listed = list(found)
-    console.print(views.flows(listed, console.width))
+    console.print(views.flows(listed, console.width) if place is None else views.routes(listed, console.width))
     if len(listed) == most:
         console.print(f"these are the first {most}; --most shows more")
+
+
+def routes_of(place: RedisPlace, group: str) -> Iterator[Flow]:
+    """What stands in Redis, or one line that says why nothing can be said."""
+    check_group(group)
+    client = RedisClient(place, timeout_s=REDIS_TIMEOUT_S)
+    try:
+        yield from shown_routes(client, group)
+    except RedisDown as error:
+        mend = "is it running, and are name, password and certificate right?"
+        raise RuntimeFault(f"Redis does not answer: {error}", where=str(place), mend=mend) from None
+    finally:
+        client.close()
 
 
 @click.command()

@@ -111,6 +111,17 @@ def flows(found: Iterable[Flow], width: int) -> Table:
     return table
 
 
+def routes(found: Iterable[Flow], width: int) -> Table:
+    """The same as Redis has them: who wrote each, and nothing of when."""
+    titles = ["relay", "state", "client", "owner", *(["local", "session"] if width >= WIDE else [])]
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+    for title in titles:
+        table.add_column(title, no_wrap=True)
+    for flow in found:
+        table.add_row(*(Text(word(flow[title]), no_wrap=True, overflow="ellipsis") for title in titles))
+    return table
+
+
 def _state(flow: Flow) -> str:
     short = {"half_open": "half-open", "established": "open"}
     contended = flow["pending_owner"] and flow["pending_owner"] != flow["owner"]

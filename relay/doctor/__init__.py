@@ -32,6 +32,7 @@ from relay.doctor.network import (
     check_internal_mtu,
     check_listen,
 )
+from relay.doctor.redis import check_redis
 from relay.runtime import cpus
 from relay.runtime.cpus import Plan
 from relay.runtime.keys import RouteKeys
@@ -46,6 +47,7 @@ def examine(machine: Machine, settings: Settings, rate: int) -> list[Finding]:
         check_key_file, check_listen, check_internal, check_admin, check_ephemeral_ports,
         check_recv_buffer, check_send_buffer, partial(check_stall, rate=rate), check_files,
         check_cpus, check_cpu_quota, check_memory, check_clock, check_internal_mtu, check_conntrack,
+        check_redis,
     ]  # fmt: skip
     return [check(machine, settings) for check in checks]
 

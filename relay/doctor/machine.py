@@ -1,6 +1,7 @@
 """The machine as the checks see it: all that `relay doctor` reads of it passes through here.
 
-Nothing is changed: files are read, and sockets are opened that are closed at once and never listen. `root` stands
+Nothing is changed: files are read, Redis is asked how it is, and sockets are opened that are closed at once and never
+listen. `root` stands
 before the paths of the kernel's files; tests put another machine's there, and override what is no file.
 """
 
@@ -18,6 +19,8 @@ from relay.runtime import cgroups, cpus, keys
 from relay.runtime.cgroups import Group
 from relay.runtime.config import Address
 from relay.runtime.errors import ConfigError, RuntimeFault
+from relay.runtime.redis_client import RedisClient
+from relay.runtime.redis_url import RedisPlace
 from relay.runtime.sockets import bind, open_udp, prepare
 
 _CLOCK_MONOTONIC_COARSE = 6  # <linux/time.h>; Python's time module lacks it
@@ -97,6 +100,16 @@ class Machine:
 
     def coarse_resolution_s(self) -> float:
         return time.clock_getres(_CLOCK_MONOTONIC_COARSE)
+
+    # ---- other machines
+
+    def redis_info(self, place: RedisPlace) -> list[dict[str, str]]:
+        """What each server there says of itself; RedisDown."""
+        client = RedisClient(place)
+        try:
+            return client.info()
+        finally:
+            client.close()
 
     # ---- the operator's files
 

@@ -4,6 +4,7 @@
                   below, spread to all relays, then moved to the top for the transceivers, and the old one removed
                   after the longest call.
     session key   one line of 64 hex digits, the same for all transceivers among which calls are handed over.
+    password      one line, taken as it is: of Redis.
     auth key      one line: what clients of the HTTP interface show as `Authorization: Bearer KEY`.
 
 Blank lines and `#` comments are allowed. Each is a secret: it must be a file that others cannot read. Nothing of a key
@@ -129,6 +130,22 @@ def checked_auth_key(key: str, where: str) -> str:
         mend = f"write {AUTH_KEY_LEAST} to {AUTH_KEY_MOST} letters, digits and -._~+/, such as `transceiver keys new`"
         raise ConfigError("this is no auth key", where=where, mend=mend)
     return key
+
+
+def load_password(path: Path) -> str:
+    """The first line of a file, whatever is in it: `#` and blanks may belong to a password."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            _refuse_if_public(stream.fileno(), path, "password")
+            password = stream.readline().rstrip("\r\n")
+    except OSError as error:
+        what = f"cannot read the password: {error.strerror}"
+        raise ConfigError(what, where=str(path), mend="write it there, as one line") from None
+    except UnicodeDecodeError:
+        raise ConfigError("the password is no text", where=str(path), mend="write it as one line") from None
+    if not password:
+        raise ConfigError("there is no password in it", where=str(path), mend="write it there, as one line")
+    return password
 
 
 def _read_one(path: Path, what: str) -> tuple[str, str]:

@@ -15,12 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
 
 import click
 
 from relay.runtime.config import Hidden, Secret
+from relay.runtime.errors import ConfigError
+from relay.runtime.keys import load_password
 
 Kind = Literal["single", "unix", "sentinel", "cluster"]
 
@@ -82,6 +85,19 @@ class RedisURL(Secret):
             return parse_redis_url(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+def with_password_file(place: RedisPlace | None, file: str | None) -> RedisPlace | None:
+    """`--redis` with `--redis-password-file`."""
+    if file is None:
+        return place
+    if place is None:
+        raise ConfigError(
+            "there is no --redis to use it at", where="--redis-password-file", mend="name the server, too"
+        )
+    if place.password:
+        raise ConfigError("--redis has a password, too", where="--redis-password-file", mend="give it in one place")
+    return place.with_password(load_password(Path(file)))
 
 
 def parse_redis_url(text: str) -> RedisPlace:

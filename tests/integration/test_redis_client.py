@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -32,11 +34,11 @@ def use(client: RedisClient) -> None:
     assert client.run([]) == []
     assert client.get_many([]) == []
     assert client.run([("SET", key, key.encode(), "PX", 60_000) for key in KEYS]) == [b"OK"] * len(KEYS)
-    assert client.get_many([*KEYS, "absent"]) == [*map(str.encode, KEYS), None]
+    assert client.get_many([*KEYS, "key:absent"]) == [*map(str.encode, KEYS), None]
     assert client.run([("EVAL", "return redis.call('DEL', KEYS[1])", 1, key) for key in KEYS[:8]]) == [1] * 8
     assert sorted(client.scan("key:*")) == sorted(key.encode() for key in KEYS[8:])
     assert all("redis_version" in each for each in client.info())
-    (answer, after) = client.run([("INCR", "key:9"), ("GET", "key:9")])
+    (answer, after) = client.run([("SET", "key:9", 1, "PX", "never"), ("GET", "key:9")])
     assert isinstance(answer, Refused)
     assert (answer.full, after) == (False, b"key:9")
 
@@ -48,12 +50,21 @@ def test_one_server(server: RedisServer) -> None:
 
 def test_password_and_tls() -> None:
     with RedisServer(password="se/cret", tls=True) as server:
-        url = server.url.replace("se/cret", "se%2Fcret") + f"?ca={server.ca_file}"
+        url = server.url.replace("se/cret", "se%2Fcret")
         use(client_of(url))
         with pytest.raises(RedisDown, match="WRONGPASS|invalid"):
             client_of(url.replace("cret", "cre")).run([("PING",)])
         with pytest.raises(RedisDown, match="certificate"):
             client_of(url.partition("?")[0]).run([("PING",)])
+
+
+def test_a_user_that_may_do_no_more_than_we_need(server: RedisServer) -> None:
+    document = Path(__file__).parents[2] / "docs" / "redis.md"
+    (line,) = re.findall(r"ACL SETUSER ufrag .*", document.read_text())
+    server.ask(*line.replace("~ufrag:v1:*", "~key:*").split())
+    use(client_of(server.url.replace("redis://", "redis://ufrag:PASSWORD@") + "/1"))
+    (answer,) = client_of(server.url.replace("redis://", "redis://ufrag:PASSWORD@")).run([("KEYS", "*")])
+    assert isinstance(answer, Refused)
 
 
 def test_a_cluster() -> None:

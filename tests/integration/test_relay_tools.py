@@ -16,6 +16,7 @@ from benchmarks.support import Echo
 from relay import probe
 from relay.runtime.config import parse_address
 from tests.support.asker import ask, binding_request
+from tests.support.redis_servers import RedisServer
 from tests.support.relays import Relay, until
 from tests.support.transceivers import Transceiver
 
@@ -75,6 +76,33 @@ def test_flows_and_filters(busy: Relay) -> None:
     table = tool("flows", "--admin", busy.admin).stdout
     assert table.count("open") == 6
     assert max(map(len, table.splitlines())) <= 80
+
+
+def test_flows_that_redis_knows() -> None:
+    row = "v=1 relay=host/1a2b owner=10.0.0.{}:5000 next=10.0.0.7:5000 session=00000000000{} state=established"
+    with RedisServer(password="secret") as redis:
+        for number in range(3):
+            name = f"ufrag:v1:flow:west:203.0.113.1:3478:[fd00::{number}]:1000"
+            redis.ask("SET", name, row.format(number, number))
+        redis.ask("SET", "ufrag:v1:flow:west:nonsense", row.format(0, 0))
+        words = ("flows", "--redis", redis.url, "--redis-group", "west")
+        shown = tool(*words, "--json", "--owner", "10.0.0.1", "--client", "fd00::/16")
+        assert [json.loads(line) for line in shown.stdout.splitlines()] == [
+            {
+                "local": "203.0.113.1:3478", "client": "[fd00::1]:1000", "state": "established",
+                "owner": "10.0.0.1:5000", "next_hop": "10.0.0.7:5000", "session": "000000000001",
+                "relay": "host/1a2b",
+            }
+        ]  # fmt: skip
+        table = tool(*words).stdout
+        assert (table.count("host/1a2b"), max(map(len, table.splitlines())) <= 80) == (3, True)
+        assert tool(*words, "--worker", "0").returncode == 78
+        assert "relay" not in tool("flows", "--redis", redis.url, "--json").stdout
+        wrong = tool("flows", "--redis", redis.url.replace("secret", "guess"))
+        assert wrong.returncode == 1
+        assert "Redis does not answer" in wrong.stderr
+        assert "guess" not in wrong.stderr
+    assert "Redis does not answer" in tool(*words).stderr
 
 
 def test_top_shows_rates(busy: Relay) -> None:

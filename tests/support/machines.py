@@ -11,6 +11,8 @@ from relay.doctor.machine import Buffers, Machine
 from relay.runtime.config import Address, parse_address
 from relay.runtime.cpus import decide
 from relay.runtime.errors import RuntimeFault
+from relay.runtime.redis_client import RedisDown
+from relay.runtime.redis_url import RedisPlace
 from relay.settings import Settings, build
 
 FOUR_CPUS = [0, 1, 2, 3]
@@ -27,6 +29,8 @@ class FakeMachine(Machine):
         self.given = Buffers(512 << 20, 512 << 20)
         self.resolution_s = 0.004
         self.faults: dict[str, RuntimeFault] = {}
+        self.redis_down = ""
+        self.redis_servers: list[dict[str, str]] = []
         for path, text in ({"/proc/meminfo": PLENTY} | (files or {})).items():
             file = root / path.lstrip("/")
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -45,6 +49,11 @@ class FakeMachine(Machine):
         self, address: Address, option: str, kind: socket.SocketKind, *, both_families: bool = False
     ) -> RuntimeFault | None:
         return self.faults.get(f"{option} {address}")
+
+    def redis_info(self, place: RedisPlace) -> list[dict[str, str]]:
+        if self.redis_down:
+            raise RedisDown(self.redis_down)
+        return self.redis_servers
 
     def coarse_resolution_s(self) -> float:
         return self.resolution_s

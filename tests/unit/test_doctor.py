@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from relay.doctor import examine, plan_anywhere
-from relay.doctor.findings import as_json, as_text, ok, problem, shown, warning, worst
+from relay.doctor.findings import Finding, as_json, as_text, ok, problem, shown, warning, worst
 from relay.doctor.keyfile import check_key_file
 from relay.doctor.machine import Machine
+from relay.doctor.redis import check_redis
 from relay.runtime import keys
 from relay.runtime.errors import ConfigError
+from relay.runtime.redis_url import parse_redis_url
 from tests.support.machines import FakeMachine, settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -136,3 +138,35 @@ def test_every_check_is_in_the_table_and_nothing_else(tmp_path: Path) -> None:
     section = (ROOT / "docs" / "operations.md").read_text().partition("## `relay doctor`")[2].partition("\n## ")[0]
     assert re.findall(r"^\| `([a-z-]+)` \|", section, re.M) == [each.name for each in findings]
     assert {each.verdict for each in findings if each.name != "key-file"} == {"ok"}
+
+
+# ---- Redis
+
+
+def redis_found(tmp_path: Path, *servers: dict[str, str], down: str = "") -> Finding:
+    machine = FakeMachine(tmp_path)
+    machine.redis_down, machine.redis_servers = down, list(servers)
+    place = parse_redis_url("redis://u:secret@cache")
+    return check_redis(machine, settings(redis=place, max_flows=100_000))
+
+
+def test_redis(tmp_path: Path) -> None:
+    assert check_redis(FakeMachine(tmp_path), settings()).verdict == "ok"
+    plain = {"redis_version": "7.0.15", "used_memory": "1000000", "maxmemory": "0"}
+    found = redis_found(tmp_path, plain)
+    assert (found.verdict, found.found) == ("ok", "redis://u@cache: redis 7.0.15")
+    valkey = {"server_name": "valkey", "valkey_version": "8.0.1", "redis_version": "7.2.4"}
+    assert redis_found(tmp_path, valkey).found == "redis://u@cache: valkey 8.0.1"
+    found = redis_found(tmp_path, down="no route")
+    assert (found.verdict, found.found, "secret" in repr(found)) == ("warning", "redis://u@cache: no route", False)
+
+
+@pytest.mark.parametrize(("policy", "command"), [("noeviction", "volatile-ttl"), ("allkeys-lru", "maxmemory 169mb")])
+def test_redis_with_little_memory(tmp_path: Path, policy: str, command: str) -> None:
+    small = {"redis_version": "7", "used_memory": "60000000", "maxmemory": "110000000", "maxmemory_policy": policy}
+    large = {"redis_version": "7", "used_memory": "60000000", "maxmemory": "910000000", "maxmemory_policy": policy}
+    assert redis_found(tmp_path, large).verdict == "ok"
+    assert redis_found(tmp_path, small, small).verdict == "ok", "two share the flows between them"
+    found = redis_found(tmp_path, small)
+    assert (found.verdict, "47.7 MiB left, 64.8 MiB for 200000 flows" in found.found) == ("warning", True)
+    assert command in found.mend

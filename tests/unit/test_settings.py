@@ -12,6 +12,7 @@ from relay.runtime import keys
 from relay.runtime.config import parse_address
 from relay.runtime.errors import ConfigError
 from relay.runtime.limits import LOOPBACK
+from relay.runtime.redis_url import parse_redis_url
 from relay.settings import Settings, build
 
 LOCAL = parse_address("127.0.0.1:3478")
@@ -93,6 +94,11 @@ def test_half_open_flows_are_an_eighth(key_file: str) -> None:
         ({"max_half_open": 2000, "max_flows": 1000}, "--max-half-open"),
         ({"recv_buffer": 0}, "--recv-buffer"),
         ({"recv_buffer": 4 << 30}, "--recv-buffer"),
+        ({"redis_group": "a:b"}, "--redis-group"),
+        ({"redis_group": ""}, "--redis-group"),
+        ({"redis_password_file": "/nowhere"}, "--redis-password-file"),
+        ({"redis": parse_redis_url("redis://:p@h"), "redis_password_file": "/nowhere"}, "--redis-password-file"),
+        ({"redis": parse_redis_url("redis://h"), "redis_password_file": "/nowhere"}, "/nowhere: cannot read"),
     ],
 )
 def test_mistakes_are_named(key_file: str, changed: dict[str, Any], where: str) -> None:
@@ -104,3 +110,29 @@ def test_mistakes_are_named(key_file: str, changed: dict[str, Any], where: str) 
 def test_a_key_file_is_needed() -> None:
     with pytest.raises(ConfigError, match="relay keys new --out"):
         make(None)
+
+
+def test_redis_and_its_password(key_file: str, tmp_path: Path) -> None:
+    assert make(key_file).redis is None
+    file = tmp_path / "password"
+    file.touch(0o600)
+    file.write_text("#p w\n")
+    place = parse_redis_url("redis+sentinel://u:@h/main")
+    first, second = (make(key_file, redis=place, redis_password_file=str(file)).redis for _ in range(2))
+    assert first is not None
+    assert second is not None
+    assert (first.place.user, first.place.password, first.group, first.lookups_per_s) == (
+        "u",
+        "#p w",
+        "default",
+        10_000,
+    )
+    assert "p w" not in repr(first)
+    assert first.relay.partition("/")[0] == second.relay.partition("/")[0]
+    assert first.relay != second.relay, "each life of a relay has a name of its own"
+    file.write_text("\n")
+    with pytest.raises(ConfigError, match="no password in it"):
+        make(key_file, redis=place, redis_password_file=str(file))
+    file.chmod(0o644)
+    with pytest.raises(ConfigError, match="everybody on this machine"):
+        make(key_file, redis=place, redis_password_file=str(file))
