@@ -25,9 +25,12 @@ from tests.support.relays import Relay
 
 @dataclass(frozen=True)
 class Load:
+    """`slack_ms` is what gaps may exceed their bounds by: every day, processors may be busy with other things."""
+
     flows: int
     pps: int
     seconds: float
+    slack_ms: float = 200.0
 
     @property
     def every_ms(self) -> float:
@@ -36,8 +39,9 @@ class Load:
 
 
 EVERYDAY = Load(200, 10_000, 2.0)
-FULL = Load(1000, 50_000, 15.0)
+FULL = Load(1000, 50_000, 15.0, slack_ms=10.0)
 FULL_RUNS = 3
+SEEN_S = 0.2  # the least of it that goes on when all has been done that was to be done
 NOTES: list[str] = []  # of each course, for the end of a run of tests
 SETTLED_S = 0.6  # the load goes on for that long after the last fault
 LOADS = [
@@ -108,7 +112,7 @@ def under_load(
             next(lines)  # all flows are there
             course = Course(name, load, owner, time.monotonic() - 0.25)
             yield course
-            assert generator.process.poll() is None, "the load was over before the faults were"
+            assert course.left_s > SEEN_S, "the load was over before the faults were"
             for _ in lines:
                 pass
         course.result = generator.result
