@@ -76,7 +76,7 @@ unmapped = lru_cache(4096)(envelope.unmapped)
 
 SIZES = {"Flow": sizeof(Flow), "FlowsHeader": sizeof(FlowsHeader), "Peer": sizeof(Peer), "PeersHeader": sizeof(PeersHeader),
          "BatchState": sizeof(BatchState), "SlotHeader": sizeof(SlotHeader), "mmsghdr": sizeof(mmsghdr)}
-OFFSETS = {"epoch": <size_t>&(<SlotHeader*>0).epoch, "heart": <size_t>&(<SlotHeader*>0).steering.heart,
+OFFSETS = {"epoch": <size_t>&(<SlotHeader*>0).turn.epoch, "heart": <size_t>&(<SlotHeader*>0).steering.heart,
            "state": <size_t>&(<Flow*>0).state, "route": <size_t>&(<Flow*>0).route, "token": <size_t>&(<Flow*>0).token,
            "seen": <size_t>&(<Flow*>0).seen, "nonce": <size_t>&(<Flow*>0).nonce, "generation": <size_t>&(<Flow*>0).generation}
 MOST_PAYLOAD = PAYLOAD_ROOM

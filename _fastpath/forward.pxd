@@ -11,7 +11,7 @@ cdef struct Loop:
     Router router
     Batch batch
     SlotHeader* slot
-    uint64_t epoch                    # ours; another one in the slot means a new writer
+    uint64_t epoch                    # our number; another one in the slot: its turn
     int epoll
     int wake                          # eventfd: look at the slot's words now
     int internal

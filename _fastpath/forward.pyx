@@ -2,7 +2,7 @@
 
 A round: wait for sockets that have something; for each, one batch: receive, decide, send, commit. A socket that filled its batch is
 served again without waiting, and may take a larger batch the next time, so that batches grow with load and stay short without it.
-Between batches: the heart, the words of the slot (epoch, stop), a few flows of the sweep. One coarse clock read a round.
+Between batches: the heart, the words of the slot (whose turn it is, stop), a few flows of the sweep. One coarse clock read a round.
 
 Nothing in `run_loop` takes the GIL, allocates, or waits for anything but the sockets.
 """
@@ -46,6 +46,7 @@ from _fastpath.sockets cimport (
     errno,
     read,
 )
+from _fastpath.turns cimport TURN_OVER, TURN_REPAIR, turn_end, turn_take, turn_yield
 from _fastpath.up cimport decide_up
 from _fastpath.verdicts cimport *
 from _fastpath.wire.address cimport Network
@@ -214,20 +215,30 @@ cdef int failed(Loop* loop) noexcept nogil:
     return FAILED
 
 
+cdef int begin(Loop* loop) noexcept nogil:
+    """Waits for the worker's turn: 0 when it is over before it came."""
+    cdef int turn
+    turn = turn_take(&loop.slot.turn, loop.epoch, <uint8_t*>loop.slot, loop.slot.total_bytes)
+    if turn == TURN_OVER:
+        return 0
+    beat(loop)
+    if turn == TURN_REPAIR:
+        flows_repair(&loop.router.flows)
+    resume(loop)
+    return 1
+
+
 cdef int run_loop(Loop* loop) noexcept nogil:
     cdef uint32_t publics = 0         # a bit for each public socket that may have something
     cdef bint internal = False
     cdef int more
     cdef uint32_t socket
-    beat(loop)
-    flows_repair(&loop.router.flows)
-    resume(loop)
     while True:
         if loop.handled >= PACKETS_WITHOUT_WAIT or not (publics or internal):
             loop.handled = 0
             if wait(loop, 0 if publics or internal else SWEEP_WAIT_MS if loop.sweep_due else WAIT_MS, &publics, &internal) < 0:
                 return failed(loop)
-        if load64(&loop.slot.epoch) != loop.epoch:
+        if load64(&loop.slot.turn.epoch) != loop.epoch and turn_yield(&loop.slot.turn, loop.epoch) == TURN_OVER:
             return SUPERSEDED
         if load32(&loop.slot.steering.stopping):
             return STOPPED
@@ -250,7 +261,7 @@ cdef int run_loop(Loop* loop) noexcept nogil:
 # ---------------------------------------------------------------------------------------------------------------- Python's side
 
 cdef class Forwarder:
-    """A worker's forwarding: sockets and memory given, then `run` until told to stop.
+    """A worker's forwarding: sockets and memory given, then `run` until told to stop. `epoch` is its number, the slot's if none is given.
 
     `publics` are (fd, family, 16 address bytes or None for a wildcard, port); `backends` (16 prefix bytes, bits of them).
     """
@@ -262,12 +273,12 @@ cdef class Forwarder:
     def __init__(self, slot: Slot, *, siblings=(), keyring: Keyring, backends=(), publics=(), internal=(-1, 2), wake=-1,
                  max_half_open: int, max_new_per_network_s: float = 0, max_new_per_token_s: float = 0,
                  flow_timeout_s: float = 30, half_open_timeout_s: float = 5,
-                 owner_hold_s: float = 12):
+                 owner_hold_s: float = 12, epoch: int = 0):
         cdef Router* router = &self.loop.router
         self.slot = slot
         self.siblings = tuple(siblings)
         self.loop.slot = slot.header
-        self.loop.epoch = slot.epoch
+        self.loop.epoch = epoch or slot.epoch
         self.loop.internal, self.loop.wake = internal[0], wake
         router.secret = slot.header.secret
         router.keys = keyring.keys
@@ -301,6 +312,11 @@ cdef class Forwarder:
         rates_free(&self.loop.router.asking)
         if self.loop.epoll >= 0:
             close(self.loop.epoll)
+
+    @property
+    def writes(self) -> bool:
+        """Whether the slot is this worker's now. For any thread."""
+        return load64(&self.loop.slot.turn.writer) == self.loop.epoch
 
     def set_keys(self, keyring: Keyring) -> None:
         """Tokens are verified with these from the next round on. For one thread beside the one that runs."""
@@ -353,8 +369,8 @@ cdef class Forwarder:
         return 0
 
     def run(self) -> str:
-        """Forwards until the slot says stop ("stopped") or has a new writer ("superseded")."""
-        cdef int ending
+        """Waits for its turn, and forwards until the slot says stop ("stopped") or has a new writer ("superseded")."""
+        cdef int ending = SUPERSEDED
         self.loop.epoll = epoll_create1(0)
         if self.loop.epoll < 0 or add_socket(self.loop.epoll, self.loop.internal, INTERNAL) < 0 \
                 or add_socket(self.loop.epoll, self.loop.wake, WAKE) < 0:
@@ -363,7 +379,9 @@ cdef class Forwarder:
             if add_socket(self.loop.epoll, self.loop.publics[i], i) < 0:
                 raise OSError(errno, "cannot wait for a public socket")
         with nogil:
-            ending = run_loop(&self.loop)
+            if begin(&self.loop):
+                ending = run_loop(&self.loop)
+                turn_end(&self.loop.slot.turn, self.loop.epoch)
         if ending == FAILED:
             raise OSError(self.loop.error, "a socket failed")
         return "stopped" if ending == STOPPED else "superseded"

@@ -3,7 +3,7 @@
     header (8 KiB) | flow table | peers | batch state, arena
 
 It outlives the worker that writes it. The header says what it is (magic, layout number, a checksum over the sizes of everything in
-it), who may write (the epoch) and how its worker is (heart). Launcher and operator's tools read the rest through `Slot`; the worker
+it), who may write (`turns`) and how its worker is (heart). Launcher and operator's tools read the rest through `Slot`; the worker
 through `Forwarder`. Specified for others in docs/wire.md.
 """
 
@@ -15,10 +15,11 @@ from _fastpath.peers cimport PeerTable
 from _fastpath.siblings cimport Asks
 from _fastpath.siphash cimport SipKey
 from _fastpath.steering cimport Steered, Steering
+from _fastpath.turns cimport Turn
 from _fastpath.verdicts cimport EVENTS, TOKEN_OUTCOMES
 
 cdef enum:
-    SLOT_LAYOUT = 3
+    SLOT_LAYOUT = 4
     SLOT_HEADER_ROOM = 8192
     SOCKETS_MAX = 17                  # 16 public and the internal one
     SECTION = 4096                    # sections begin on pages
@@ -34,8 +35,7 @@ cdef struct SlotHeader:
     uint64_t batch_at
     SipKey secret                     # places flows and names tokens; one for all slots of a relay
     uint8_t spare[56]                 # to 128: what launcher and tools write stands on lines of its own
-    uint64_t epoch                    # who may read the sockets and write here: a worker whose own is another one stops
-    uint8_t spare_epoch[56]
+    Turn turn                         # at 128: who may read the sockets and write here
     Steering steering
     uint64_t socket_drops[SOCKETS_MAX]
     uint64_t events[EVENTS]

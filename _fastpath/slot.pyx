@@ -17,6 +17,7 @@ from _fastpath.flows cimport (
 )
 from _fastpath.peers cimport PEERS_MAX, Peer, PeersHeader, peers_attach, peers_bytes, peers_format
 from _fastpath.siphash cimport siphash24
+from _fastpath.turns cimport WRITER_DIED, turn_died
 from _fastpath.verdicts cimport COUNTERS, VERDICTS
 
 from _fastpath.verdicts import COUNTER_NAMES, EVENT_NAMES, TOKEN_OUTCOME_NAMES
@@ -26,6 +27,7 @@ TICKS_PER_SECOND = 16
 LAYOUT = SLOT_LAYOUT
 SECRET_BYTES = 16
 MOST_FLOWS = FLOWS_MAX
+EPOCHS_OF_A_LAUNCHER = 1 << 32
 cdef const char* MAGIC = b"UFRAGSLT"
 
 cdef size_t section(size_t length) noexcept nogil:
@@ -130,6 +132,7 @@ cdef class Slot:
         header.flows_at = SLOT_HEADER_ROOM
         header.peers_at = header.flows_at + section(flows_bytes(max_flows))
         header.batch_at = header.peers_at + section(peers_bytes(peers_for(max_flows)))
+        header.turn.epoch = 1                     # numbers begin here: 0 is nobody
         memcpy(&header.secret, raw, SECRET_BYTES)
         flows_format(self.memory + header.flows_at, max_flows)
         peers_format(self.memory + header.peers_at, peers_for(max_flows))
@@ -141,12 +144,36 @@ cdef class Slot:
 
     @property
     def epoch(self) -> int:
-        return load64(&self.header.epoch)
+        """The number of the worker whose turn it is."""
+        return load64(&self.header.turn.epoch)
+
+    @epoch.setter
+    def epoch(self, number: int) -> None:
+        """Any other worker lets go at its next round."""
+        store64(&self.header.turn.epoch, number)
 
     def next_epoch(self) -> int:
-        """A new writer is about to start; any other stops at its next round."""
-        store64(&self.header.epoch, self.header.epoch + 1)
-        return self.header.epoch
+        self.epoch += 1
+        return self.epoch
+
+    def epoch_ahead(self) -> int:
+        """For a newcomer: further ahead than a predecessor's launcher could come meanwhile by starting workers."""
+        return (self.epoch // EPOCHS_OF_A_LAUNCHER + 1) * EPOCHS_OF_A_LAUNCHER
+
+    @property
+    def writer(self) -> int:
+        """The number of the worker that has the sockets and the tables now; 0: nobody's, or a dead one's."""
+        cdef uint64_t number = load64(&self.header.turn.writer)
+        return 0 if number & WRITER_DIED else number
+
+    def writer_died(self, number: int = 0) -> None:
+        """The process of that number is no more (0: of whatever number)."""
+        turn_died(&self.header.turn, number)
+
+    @property
+    def warm(self) -> int:
+        """The number of the last worker that stood ready."""
+        return load64(&self.header.turn.warm)
 
     # -------------------------------------------------------------------------------------------------------------- reading
 

@@ -42,7 +42,8 @@ class Worker:
         self._reloads = 0
 
     def prepare(self) -> None:
-        """A new epoch: should a predecessor still run, it stops at its next round."""
+        """Whoever had the slot is gone, by itself or not: the next one takes it from there."""
+        self._own.slot.writer_died()
         self._own.slot.next_epoch()
 
     def started(self, pid: int, restarts: int) -> None:
@@ -86,6 +87,8 @@ class Worker:
 
     def _tend(self, forwarder: Forwarder, busy_ratio: float) -> None:
         """Of the cold thread, once a second: how busy the hot one was, what the kernel dropped, and new keys."""
+        if not forwarder.writes:  # not yet, or not any more
+            return
         self._own.slot.busy_ratio = busy_ratio
         for index, (_, sock) in enumerate(self._own.sockets()):
             queue = kernel_queue(sock)

@@ -24,7 +24,7 @@ PROJECT = ("_fastpath", "relay", "transceiver")
 LAYERS: tuple[tuple[int, str], ...] = (
     (0, "_fastpath _fastpath.siphash _fastpath.atomics _fastpath.sockets _fastpath.verdicts"),
     (0, "_fastpath.wire _fastpath.wire.* _fastpath.peers _fastpath.flows _fastpath.siblings relay"),
-    (0, "_fastpath.rates transceiver"),
+    (0, "_fastpath.rates _fastpath.turns transceiver"),
     (0, "_fastpath.sha1 _fastpath.reception _fastpath.index _fastpath.wheel _fastpath.rings _fastpath.steering"),
     (1, "_fastpath.batch _fastpath.slot _fastpath.router _fastpath.up _fastpath.down _fastpath.forward"),
     (1, "_fastpath.salvage"),

@@ -179,7 +179,7 @@ class Sockets:
             each.close()
         os.close(self.wake)
 
-    def worker(self, slot: Slot) -> Forwarder:
+    def worker(self, slot: Slot, epoch: int = 0) -> Forwarder:
         publics = [(self.public.fileno(), socket.AF_INET, oracle.mapped("127.0.0.1"), self.public.getsockname()[1])]
         return Forwarder(
             slot,
@@ -189,6 +189,7 @@ class Sockets:
             internal=(self.internal.fileno(), int(self.internal.family)),
             wake=self.wake,
             max_half_open=100,
+            epoch=epoch,
         )
 
     @property

@@ -330,7 +330,7 @@ def test_a_batch_received_anew_has_killed_nobody(sockets: Sockets) -> None:
 def test_a_worker_of_an_earlier_epoch_stops(sockets: Sockets) -> None:
     slot = Slot.create(memory_of(64), 64, SECRET)
     worker = sockets.worker(slot)
-    assert slot.next_epoch() == 1
+    assert slot.next_epoch() == 2
     assert worker.run() == "superseded"
     slot.stopping = True
     assert sockets.worker(slot).run() == "stopped"

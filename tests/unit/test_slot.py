@@ -72,7 +72,7 @@ def test_the_batch_state_leaves_its_page_to_itself() -> None:
 
 
 def test_numbers_that_are_interfaces() -> None:
-    assert (slot_module.LAYOUT, slot_module.TICKS_PER_SECOND, slot_module.SECRET_BYTES) == (3, 16, 16)
+    assert (slot_module.LAYOUT, slot_module.TICKS_PER_SECOND, slot_module.SECRET_BYTES) == (4, 16, 16)
     assert slot_module.MOST_FLOWS == 1 << 22
     assert len(COUNTER_NAMES) == COUNTERS
     assert len(EVENT_NAMES) == 7
@@ -82,7 +82,7 @@ def test_numbers_that_are_interfaces() -> None:
 def test_the_header_in_memory() -> None:
     memory, slot = made()
     assert memory[:8] == b"UFRAGSLT"
-    assert struct.unpack_from("<II", memory, 8) == (3, FLOWS)
+    assert struct.unpack_from("<II", memory, 8) == (4, FLOWS)
     total, flows_at, peers_at, batch_at = struct.unpack_from("<4Q", memory, 24)
     assert total == len(memory) == slot_bytes(FLOWS)
     assert flows_at == 2 * PAGE
@@ -110,10 +110,10 @@ def test_the_checksum_is_siphash_over_the_sizes() -> None:
 
 def test_the_steering_words_in_memory() -> None:
     memory, slot = made()
-    assert slot.next_epoch() == slot.epoch == 1
     assert slot.next_epoch() == slot.epoch == 2
+    assert slot.next_epoch() == slot.epoch == 3
     slot.draining, slot.heart, slot.pid, slot.restarts = True, 0x1_0000_0007, 4711, 3
-    assert word(memory, 128) == 2
+    assert word(memory, 128) == 3
     assert struct.unpack_from("<IIII", memory, 192) == (1, 0, 4711, 3)
     slot.draining, slot.stopping = False, True
     assert struct.unpack_from("<II", memory, 192) == (0, 1)
@@ -282,7 +282,7 @@ def test_a_new_slot_is_all_zero() -> None:
     assert slot.flow_list() == []
     for values in (slot.counters(), slot.events(), slot.tokens()):
         assert set(values.values()) == {0}
-    assert (slot.epoch, slot.heart, slot.pid, slot.restarts, slot.busy_ratio) == (0, 0, 0, 0, 0)
+    assert (slot.epoch, slot.heart, slot.pid, slot.restarts, slot.busy_ratio) == (1, 0, 0, 0, 0)
     assert [slot.socket_drops(index) for index in range(17)] == [0] * 17
 
 
@@ -294,7 +294,7 @@ def test_formatting_again_forgets_everything() -> None:
     slot = Slot.create(memory, 64, SECRET)
     slot.next_epoch()
     slot.format(64, bytes(16))
-    assert (slot.epoch, slot.flows()) == (0, {"established": 0, "half_open": 0})
+    assert (slot.epoch, slot.flows()) == (1, {"established": 0, "half_open": 0})
     assert memory[56:72] == bytes(16)
 
 
