@@ -42,7 +42,8 @@ def run(folder: Path, seed: int, seconds: float, names: Sequence[str]) -> list[s
         account.broken += compare(before, holdings(world.relay))
         calls = world.callers.reports
         good = sum(report["ok"] for report in calls)
-        click.echo(f"clients: {world.talkers.result}")
+        seen = world.talkers.result
+        click.echo(f"{seen['sent']} packets, {seen['lost']} lost, {account.excused:.0f} excused")
         click.echo(f"{len(calls)} calls, {good} good; ended {dict(world.transceiver.ended())}")
         return account.broken
 

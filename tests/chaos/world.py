@@ -32,7 +32,6 @@ class World:
     def __init__(self, folder: Path, seed: int, seconds: float) -> None:
         self.folder = folder
         self.key_file = write_key_file(folder / "route.key")
-        self.state_dir = folder / "state"
         self.redis = RedisServer()
         self.owner = Echo(0)
         self.relay = Relay(self.key_file, workers=WORKERS, extra=self._relay_options())
@@ -82,7 +81,7 @@ class World:
         """All of it at once; another begins at once. Returns how long there was none."""
         killed_s = kill_everything(self.relay)
         if forgets:
-            shutil.rmtree(self.state_dir, ignore_errors=True)
+            shutil.rmtree(self.relay.state_dir, ignore_errors=True)
         self.relay_is(self.relay.again())
         return started_s(self.relay) - killed_s
 

@@ -24,8 +24,9 @@ pytestmark = [pytest.mark.native, pytest.mark.usefixtures("quiet_machine")]
 WORKERS = 2
 CHECK_INTERVAL_S = 2.5
 SHORT = Load(200, 10_000, 4.5)  # there must be a check of each flow in it
+BRIEF = Load(200, 10_000, 3.0)
 MEMORY_LOADS = [
-    pytest.param(SHORT, id="everyday"),
+    pytest.param(BRIEF, id="everyday"),
     *(pytest.param(FULL, id=f"full-{run}", marks=pytest.mark.full) for run in range(1, FULL_RUNS + 1)),
 ]
 LOADS = [pytest.param(SHORT, id="everyday"), pytest.param(FULL, id="full", marks=pytest.mark.full)]
