@@ -106,8 +106,10 @@ def start(**options: Any) -> int:
     block_signals()
     log.setup(options["log_format"], "relay")
     settings = settings_of(options)
-    program = RelayProgram(settings, GivenSockets.from_environment())
+    given = GivenSockets.from_environment()
+    program = RelayProgram(settings, given)
     manager = ServiceManager.from_environment(program.status)
+    manager.store(program.sockets(), before=given.stored)
     status = Launcher(program, drain_timeout_s=settings.drain_timeout_s, name="relay", manager=manager).run()
     program.ended(status)
     return status

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import socket
 from collections.abc import Sequence
 
 from relay import flows
@@ -76,7 +77,11 @@ class RelayProgram:
 
     def status(self) -> str:
         """For the service manager, in a few words."""
-        return f"{sum(sum(own.slot.flows().values()) for own in self.slots)} flows, {len(self.slots)} workers"
+        return f"flows: {sum(sum(own.slot.flows().values()) for own in self.slots)}, workers: {len(self.slots)}"
+
+    def sockets(self) -> list[list[socket.socket]]:
+        """All of each worker: what should outlive even the launcher, where somebody keeps it."""
+        return [[sock for _, sock in own.sockets()] for own in self.slots]
 
     def ended(self, status: int) -> None:
         """All children are gone. What a crash loop leaves may be what crashed them."""

@@ -93,23 +93,29 @@ def _open_slot(index: int, settings: Settings, state: State, kept: Kept, given: 
         slot=kept.slot,
         memory_fd=kept.memory.fd,
         publics=[PublicSocket(each, open_public(each, settings.recv_buffer, given)) for each in state.listen],
-        internal=_open_internal(index, settings, state.ports),
+        internal=_open_internal(index, settings, state.ports, given),
         wake=os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC),
     )
 
 
-def _open_internal(index: int, settings: Settings, before: Sequence[int]) -> socket.socket:
+def _open_internal(index: int, settings: Settings, before: Sequence[int], given: GivenSockets) -> socket.socket:
     """Where the kernel may choose the port, the one that this worker had before, if it can be had: transceivers that
     answer to it are answered at once."""
     asked = settings.internal
     if asked.port:
         asked = Address(asked.host, asked.port + index, asked.family)
     elif index < len(before):
+        again = Address(asked.host, before[index], asked.family)
         try:
-            return open_internal(Address(asked.host, before[index], asked.family), settings.recv_buffer)
+            return _open_internal_at(again, settings.recv_buffer, given)
         except PortBusy:
             event(log, logging.WARNING, "internal port is taken, another is used", worker=index, port=before[index])
-    return open_internal(asked, settings.recv_buffer)
+    return _open_internal_at(asked, settings.recv_buffer, given)
+
+
+def _open_internal_at(address: Address, buffer_bytes: int, given: GivenSockets) -> socket.socket:
+    kept = given.take(address, socket.SOCK_DGRAM, "--internal", shared=False)
+    return kept or open_internal(address, buffer_bytes)
 
 
 def _refuse_if_taken(address: Address) -> None:

@@ -82,7 +82,7 @@ class TransceiverProgram:
 
     def status(self) -> str:
         """For the service manager, in a few words."""
-        return f"{sum(own.slot.open_sessions for own in self.slots)} calls, {len(self.slots)} media processes"
+        return f"calls: {sum(own.slot.open_sessions for own in self.slots)}, media processes: {len(self.slots)}"
 
     def _leave(self) -> None:
         """The admin process keeps the bells: it rings the loop for a hangup."""

@@ -6,6 +6,9 @@ below 1024 needs no privilege of ours.
 
 Whoever takes none of them opens its own; but one that nobody takes is an error (78). It would be a member of its
 port's SO_REUSEPORT group that nobody reads, and the kernel would give it its share of the packets.
+
+Our own sockets come back in the same way if we gave them into the service manager's store (`systemd.store`), named
+`ufrag-<worker>`. Of these what nobody takes is closed: it is of an older configuration, and no mistake.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from typing import NamedTuple
 from relay.runtime.config import Address, endpoint
 from relay.runtime.errors import ConfigError
 
+STORED = "ufrag-"
 _FIRST = 3  # SD_LISTEN_FDS_START
 _KINDS = {socket.SOCK_DGRAM: "UDP", socket.SOCK_STREAM: "TCP"}
 _FOR = "the sockets of the service manager"
@@ -38,6 +42,12 @@ class Given(NamedTuple):
             return 0, socket.AddressFamily(self.sock.family).name, 0
         return self.sock.type, *self.sock.getsockname()[:2]
 
+    @property
+    def worker(self) -> int:
+        """Whose it was when it was stored; -1: it was not."""
+        number = self.name.removeprefix(STORED)
+        return int(number) if number != self.name and number.isascii() and number.isdigit() else -1
+
     def __str__(self) -> str:
         kind, host, port = self.place
         return (
@@ -51,7 +61,8 @@ class GivenSockets:
     """Those that nobody has taken yet."""
 
     def __init__(self, given: Iterable[Given] = ()) -> None:
-        self._left = list(given)
+        self._left = sorted(given, key=lambda each: each.worker)  # the store keeps no order
+        self.stored = sorted({each.name for each in self._left if each.worker >= 0})
         self._given = Counter(each.place for each in self._left)
 
     @classmethod
@@ -84,6 +95,10 @@ class GivenSockets:
 
     def refuse_rest(self) -> None:
         """When all who want one had their turn."""
+        for each in self._left:
+            if each.worker >= 0:
+                each.sock.close()
+        self._left = [each for each in self._left if each.worker < 0]
         if self._left:
             what = f"nobody reads {', '.join(map(str, self._left))}"
             mend = "give an address once for each worker at most, and none that is not in the configuration"

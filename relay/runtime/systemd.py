@@ -27,6 +27,7 @@ import struct
 from collections.abc import Callable, MutableMapping, Sequence
 
 from relay.runtime.children import Record
+from relay.runtime.given import STORED
 from relay.runtime.log import event
 from relay.runtime.watch import FRESH_HEART_S
 
@@ -121,6 +122,21 @@ class ServiceManager:
             log.exception("the status failed")
             status = ""
         return f"{self._ending} ({status})" if self._ending else status
+
+    # Sockets that outlive all processes
+
+    def store(self, sockets: Sequence[Sequence[socket.socket]], before: Sequence[str]) -> None:
+        """Have these kept, those of worker k at place k, and given to the next main process should this one be killed
+        (`given`). `before` are the names of those kept so far, which go: a socket of a worker that is no more would
+        still get its share of the packets. How many are kept is FileDescriptorStoreMax= of the unit."""
+        if self.due_s is None:
+            return
+        names = [f"{STORED}{index}" for index in range(len(sockets))]
+        for name in sorted({*before, *names}):
+            self._send(["FDSTOREREMOVE=1", f"FDNAME={name}"])
+        for name, each in zip(names, sockets, strict=True):
+            # Without FDPOLL=0 an ICMP error, which is nothing unusual, would be the end of it there.
+            self._send(["FDSTORE=1", "FDPOLL=0", f"FDNAME={name}"], [sock.fileno() for sock in each])
 
     # Of a live upgrade
 

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from benchmarks.support import Echo, free_port
 from relay.runtime.config import parse_address
 from tests.support.asker import ask, binding_request
+from tests.support.faults import FULL, Load, kill_everything, started_s, under_load
 from tests.support.relays import Relay, until
 from tests.support.service_manager import ServiceManager
 from tests.support.transceivers import Transceiver
@@ -34,7 +36,7 @@ def test_a_relay_says_what_it_does(manager: ServiceManager, key_file: Path) -> N
     with manager.manages(Relay(key_file, workers=2), watchdog_s=0.4) as relay:
         ready = manager.wait_for("READY")
         assert ready.pid == relay.pid
-        assert manager.named("STATUS")[-1].fields["STATUS"] == "0 flows, 2 workers"
+        assert manager.named("STATUS")[-1].fields["STATUS"] == "flows: 0, workers: 2"
         first, second = manager.wait_for("WATCHDOG"), manager.wait_for("WATCHDOG")
         assert second.at_s - first.at_s < 0.4
         relay.process.send_signal(signal.SIGHUP)
@@ -63,6 +65,48 @@ def test_packets_wait_in_given_sockets_while_no_relay_runs(manager: ServiceManag
                 relay.check_books()
                 relay.process.kill()
                 relay.gone()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="queues of that length need root")
+@pytest.mark.usefixtures("quiet_machine")
+@pytest.mark.parametrize(
+    "load", [pytest.param(Load(200, 10_000, 3.0), id="everyday"), pytest.param(FULL, id="full", marks=pytest.mark.full)]
+)
+def test_stored_sockets_lose_nothing_when_all_is_killed(
+    manager: ServiceManager, key_file: Path, tmp_path: Path, load: Load
+) -> None:
+    """No socket unit: the relay has its own kept, of both sides. The next one has as many queues as before."""
+    buffer = ("--recv-buffer", "64MiB")
+    with manager.manages(Relay(key_file, workers=2, extra=buffer)) as relay, ExitStack() as stack:
+        manager.wait_for("READY")
+        assert sorted(name for name, _ in manager.stored) == ["ufrag-0", "ufrag-0", "ufrag-1", "ufrag-1"]
+        with under_load("all SIGKILLed, sockets kept", relay.target, key_file, load, tmp_path) as course:
+            while manager.next(0):
+                pass
+            killed_s = kill_everything(relay)
+            successor = stack.enter_context(manager.manages(relay.again()))
+            course.silences_s.append(started_s(successor) - killed_s)
+            manager.wait_for("READY")
+        course.assert_nothing_lost()
+
+
+def test_what_was_stored_of_other_times_goes(manager: ServiceManager, key_file: Path) -> None:
+    """Fewer workers, and another address."""
+    ports = [free_port(UDP), free_port(UDP)]
+    with manager.manages(Relay(key_file, listen=[f"{LOOPBACK}:{port}" for port in ports], workers=2)) as relay:
+        manager.wait_for("READY")
+        assert len(manager.stored) == 6
+        relay.check_books()
+        relay.process.kill()
+        relay.gone()
+        with manager.manages(Relay(key_file, listen=relay.listen[1:], workers=1)) as other, Echo(0) as echo:
+            manager.wait_for("READY")
+            assert [name for name, _ in manager.stored] == ["ufrag-0", "ufrag-0"]
+            ports_kept = {sock.getsockname()[1] for _, sock in manager.stored}
+            assert ports[1] in ports_kept
+            assert ports[0] not in ports_kept
+            for _ in range(20):
+                assert ask(other.mint(echo.address), parse_address(other.target))[2]
 
 
 def test_each_worker_has_the_socket_of_its_number(manager: ServiceManager, key_file: Path) -> None:
@@ -103,7 +147,7 @@ def test_a_transceiver_says_what_it_does_and_takes_sockets(manager: ServiceManag
     with manager.manages(transceiver, http, admin):
         ready = manager.wait_for("READY")
         assert ready.pid == transceiver.pid
-        assert manager.named("STATUS")[-1].fields["STATUS"] == "0 calls, 1 media processes"
+        assert manager.named("STATUS")[-1].fields["STATUS"] == "calls: 0, media processes: 1"
         until(lambda: transceiver.status("/readyz") == 200)
         transceiver.check_books()
         transceiver.process.send_signal(signal.SIGTERM)

@@ -18,6 +18,7 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 20.0
 _ABOVE = 100  # where descriptors are out of the way of 3, 4, ...
+_DESCRIPTORS_MOST = 253  # SCM_MAX_FD
 _CREDENTIALS = struct.Struct("3i")
 _numbers = itertools.count()
 
@@ -43,6 +45,7 @@ class ServiceManager:
         """`path`: of the socket; without it, one without a file."""
         self.address = path or f"@ufrag-test-{os.getpid()}-{next(_numbers)}"
         self.messages: list[Message] = []
+        self.stored: list[tuple[str, socket.socket]] = []  # the newest first, as systemd has them
         self._sockets: list[socket.socket] = []
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -54,24 +57,38 @@ class ServiceManager:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for sock in (self._sock, *self._sockets):
+        for sock in (self._sock, *self._sockets, *(sock for _, sock in self.stored)):
             sock.close()
 
     def next(self, timeout_s: float = PATIENCE_S) -> Message | None:
-        """The next message; None if none comes in time. Descriptors are closed, which is how a barrier is answered."""
+        """The next message; None if none comes in time. Descriptors that are not to be stored are closed, which is how
+        a barrier is answered."""
         if not select.select([self._sock], [], [], timeout_s)[0]:
             return None
-        data, ancillary, _, _ = self._sock.recvmsg(8192, socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(4))
-        pid = 0
+        space = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(4 * _DESCRIPTORS_MOST)
+        data, ancillary, _, _ = self._sock.recvmsg(8192, space)
+        pid, descriptors = 0, array.array("i")
         for _, kind, value in ancillary:
             if kind == socket.SCM_CREDENTIALS:
                 pid = _CREDENTIALS.unpack(value)[0]
             elif kind == socket.SCM_RIGHTS:
-                for descriptor in array.array("i", value):
-                    os.close(descriptor)
+                descriptors.frombytes(value)
         fields = dict(line.partition("=")[::2] for line in data.decode().splitlines())
+        self._store(fields, descriptors)
         self.messages.append(Message(pid, fields, time.monotonic()))
         return self.messages[-1]
+
+    def _store(self, fields: dict[str, str], descriptors: Iterable[int]) -> None:
+        name = fields.get("FDNAME", "")
+        if "FDSTOREREMOVE" in fields:
+            for each in [each for each in self.stored if each[0] == name]:
+                self.stored.remove(each)
+                each[1].close()
+        for descriptor in descriptors:
+            if "FDSTORE" in fields:
+                sock = socket.socket(fileno=fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _ABOVE))
+                self.stored.insert(0, (name, sock))
+            os.close(descriptor)
 
     def wait_for(self, name: str) -> Message:
         """The next message that has a field of this name."""
@@ -99,15 +116,15 @@ class ServiceManager:
         return sock
 
     def manages(self, process: AnyProcess, *sockets: socket.socket, watchdog_s: float = 0.0) -> AnyProcess:
-        """The same process, to be started by this service manager, and with these sockets of its."""
+        """The same process, to be started by this service manager, with these sockets of its and what is stored."""
         process.environment = {"NOTIFY_SOCKET": self.address}
         if watchdog_s:
             process.environment["WATCHDOG_USEC"] = str(int(watchdog_s * 1e6))
-        if sockets:
-            process.descriptors = tuple(sock.fileno() for sock in sockets)
+        given = [*((f"unit-{index}", sock) for index, sock in enumerate(sockets)), *self.stored]
+        if given:
+            process.descriptors = tuple(sock.fileno() for _, sock in given)
             numbers = ",".join(map(str, process.descriptors))
-            names = ":".join(f"unit-{index}" for index in range(len(sockets)))
-            process.by(sys.executable, os.path.abspath(__file__), numbers, names)
+            process.by(sys.executable, os.path.abspath(__file__), numbers, ":".join(name for name, _ in given))
         return process
 
 

@@ -108,6 +108,22 @@ def test_ipv6_and_families_that_nobody_asks_for(manager: ServiceManager) -> None
             found.refuse_rest()
 
 
+def test_stored_ones_are_in_the_order_of_their_workers_and_what_is_left_of_them_is_closed(
+    manager: ServiceManager,
+) -> None:
+    first = manager.opens(UDP)
+    port = first.getsockname()[1]
+    names = ["ufrag-10", "ufrag-2", "unit", "ufrag-"]
+    socks = [manager.opens(UDP, port=port) for _ in names]
+    found = GivenSockets(map(Given, names, socks))
+    assert found.stored == ["ufrag-10", "ufrag-2"]
+    take = [found.take(address_of(first), UDP, "--listen", shared=True) for _ in range(3)]
+    assert take == [socks[2], socks[3], socks[1]]
+    found.refuse_rest()
+    assert socks[0].fileno() == -1
+    assert socks[1].fileno() >= 0
+
+
 # Which is refused
 
 

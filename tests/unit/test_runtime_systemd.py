@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -292,6 +293,27 @@ def test_a_full_queue_holds_nobody_up_for_long(heard: service_manager.ServiceMan
     assert message is None
     manager.tend(2.0, [])
     heard.wait_for("READY")
+
+
+# Sockets that are kept
+
+
+def test_what_is_kept_is_what_there_is(heard: service_manager.ServiceManager) -> None:
+    manager = ServiceManager.from_environment(environment=environment(heard))
+    mine = [[heard.opens(socket.SOCK_DGRAM) for _ in range(2)] for _ in range(2)]
+    for kept, before in ((mine, []), (mine[:1], ["ufrag-0", "ufrag-1"])):
+        manager.store(kept, before)
+        while heard.next(0):
+            pass
+        held = [(name, sock.getsockname()) for name, sock in reversed(heard.stored)]
+        assert held == [(f"ufrag-{k}", sock.getsockname()) for k, each in enumerate(kept) for sock in each]
+    assert all(message.fields["FDPOLL"] == "0" for message in heard.named("FDSTORE"))
+
+
+def test_a_successor_stores_nothing_before_it_is_the_main_process(heard: service_manager.ServiceManager) -> None:
+    manager = ServiceManager.from_environment(environment=environment(heard), successor=True)
+    manager.store([[heard.opens(socket.SOCK_DGRAM)]], [])
+    assert heard.next(0) is None
 
 
 # A live upgrade
