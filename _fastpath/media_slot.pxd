@@ -41,6 +41,9 @@ cdef struct MediaHeader:
     uint32_t generation               # of the tokens this process mints
     uint32_t halted                   # the loop has said goodbye for all calls: the hot thread ends
     uint32_t loop_heart               # as the hot thread's `heart`
+    uint32_t shared                   # the sockets of HTTP were given to another transceiver, too
+    uint32_t lingering                # while draining: a connection may still bring a call
+    uint32_t drain_until              # the tick at which draining ends the calls that are left; 0: never
     uint64_t sent[OUT_OUTCOMES]       # by the hot thread
     uint64_t sent_bytes
     uint64_t batches

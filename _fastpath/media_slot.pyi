@@ -45,6 +45,9 @@ class MediaSlot(Steered):
     halted: bool
     generation: int
     loop_heart: int
+    shared: bool
+    lingering: bool
+    drain_until: int
     loop_busy_ratio: float
     socket_drops: int
     @property

@@ -172,6 +172,33 @@ cdef class MediaSlot:
         store32(&self.header.loop_heart, tick & 0xffffffff)
 
     @property
+    def shared(self) -> bool:
+        """The sockets of HTTP were given to another transceiver, too."""
+        return load32(&self.header.shared) != 0
+
+    @shared.setter
+    def shared(self, value: bool) -> None:
+        store32(&self.header.shared, value)
+
+    @property
+    def lingering(self) -> bool:
+        """While draining: a connection may still bring a call."""
+        return load32(&self.header.lingering) != 0
+
+    @lingering.setter
+    def lingering(self, value: bool) -> None:
+        store32(&self.header.lingering, value)
+
+    @property
+    def drain_until(self) -> int:
+        """The tick at which draining ends the calls that are left; 0: never."""
+        return load32(&self.header.drain_until)
+
+    @drain_until.setter
+    def drain_until(self, tick: int) -> None:
+        store32(&self.header.drain_until, tick & 0xffffffff)
+
+    @property
     def loop_busy_ratio(self) -> float:
         return load64(&self.header.loop_busy_ppm) / 1e6
 

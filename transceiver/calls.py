@@ -167,7 +167,7 @@ class Calls:
     # -------------------------------------------------------------------------------------------------- making a call
 
     def _admit(self, now: float) -> None:
-        if self._slot.draining:
+        if self._slot.draining and not self._slot.lingering:
             raise self._refuse("refused_draining", 503, "draining", "This server takes no new calls any more.")
         most = self._manner.max_new_per_s
         self._allowance = min(max(most, 1.0), self._allowance + (now - self._counted_at) * most)

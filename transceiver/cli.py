@@ -107,6 +107,9 @@ START_OPTIONS = [
     click.option("--recv-buffer", type=Size(), default="4MiB", show_default=True, help="Kernel buffer of each socket."),
     click.option("--admin", type=AddressPort(), default="127.0.0.1:9465", show_default=True,
                  help="HTTP address of /metrics, /livez, /readyz, and of the commands that look at a running one."),
+    click.option("--beside", is_flag=True,
+                 help="Share --http with the transceiver that has it, for it to be drained then; --internal takes "
+                      "another port where that one is taken."),
     click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True),
 ]  # fmt: skip
 
@@ -139,6 +142,7 @@ def settings_of(options: dict[str, Any]) -> Settings:
         drain_timeout_s=options["drain_timeout"],
         recv_buffer=options["recv_buffer"],
         admin=options["admin"],
+        beside=options["beside"],
     )
 
 
@@ -284,6 +288,38 @@ def _look(client: AdminClient) -> Moment:
     from transceiver.views import Moment
 
     return Moment(time.monotonic(), client.metrics(), client.ready(), client.sessions())
+
+
+@cli.command()
+@_admin_option
+@click.option("--wait", is_flag=True, help="Return when no call is left.")
+@click.option("--timeout", type=Duration(), help="What is left to calls to end by themselves. "
+              "Default: its --drain-timeout.")  # fmt: skip
+def drain(admin: Address, wait: bool, timeout: float | None) -> None:
+    """Take no new calls until `transceiver undrain`; /readyz fails. Calls end by themselves, or at the end of the time.
+
+    Where another one was started --beside it, new calls are that one's; else they are refused with 503.
+    """
+    from relay.runtime import drains
+
+    client = _client(admin)
+    drains.ask(client, "default" if timeout is None else f"{timeout:.3f}")
+    if wait:
+        drains.wait(
+            lambda: int(client.metrics().total("ufrag_transceiver_sessions")),
+            None,
+            lambda number: click.echo(f"{number} calls left", err=True),
+        )
+        click.echo("drained")
+
+
+@cli.command()
+@_admin_option
+def undrain(admin: Address) -> None:
+    """Take new calls again."""
+    from relay.runtime import drains
+
+    drains.ask(_client(admin), drains.OFF)
 
 
 @cli.command()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import hashlib
 import hmac
@@ -38,6 +39,7 @@ from transceiver.advertise import Advertised
 from transceiver.apps import Echo
 from transceiver.calls import CNAME, Calls, Manner, Minter
 from transceiver.http.calls import Created, Owner
+from transceiver.http.leaving import Leaver
 from transceiver.http.limits import Limits
 from transceiver.http.owner import OwnerClient, RoutedCalls, owner_application
 from transceiver.http.server import Access, HTTPServer, public_application
@@ -159,6 +161,7 @@ class Media:
         self._timer: asyncio.TimerHandle | None = None
         self._rings_at = math.inf
         self._stop = asyncio.Event()
+        self._leaver: Leaver | None = None
 
     # ------------------------------------------------------------------------------------------------------- life
 
@@ -177,6 +180,9 @@ class Media:
         servers = self._servers(owners)
         for server in servers:
             await server.start()
+        end_calls = functools.partial(self.calls.end_all, "drained")
+        self._leaver = Leaver(self._slot, servers[0], end_calls, time.monotonic, self._task_ended)
+        self._leaver.follow()
         self._slot.loop_heart = _tick()
         self._read_keys(asked=True)
         tasks = [asyncio.create_task(self._report()), asyncio.create_task(self._keep_resolving())]
@@ -184,6 +190,7 @@ class Media:
             task.add_done_callback(self._task_ended)
         event(log, logging.INFO, "media process", address=str(self._own.address), sessions=self._slot.max_sessions)
         await self._stop.wait()
+        self._leaver.stop()
         for task in tasks:
             task.cancel()
         await self._say_goodbye()
@@ -192,7 +199,7 @@ class Media:
                 await asyncio.gather(*(server.stop() for server in servers), owners.close())
         return EXIT_FAILURE if self._failed else 0
 
-    def _servers(self, owners: OwnerClient) -> list[HTTPServer]:
+    def _servers(self, owners: OwnerClient) -> tuple[HTTPServer, HTTPServer]:
         settings = self._settings
         limits = Limits()
         view = CallsView(self.calls, self)
@@ -202,10 +209,10 @@ class Media:
         )
         owner = owner_application(view, self._owner_key(), self._address, limits, clock=time.time)
         tls = self._tls.context if self._tls else None
-        return [
-            HTTPServer(public, [self._own.http], limits, trusted=settings.trusted_proxies, tls=tls),
+        return (
+            HTTPServer(public, self._own.all_http, limits, trusted=settings.trusted_proxies, tls=tls),
             HTTPServer(owner, [self._own.owner], limits),
-        ]
+        )
 
     def _owner_key(self) -> bytes:
         return hmac.digest(self._settings.session_key, OWNER_KEY_INFO, hashlib.sha256)
@@ -252,6 +259,8 @@ class Media:
         os.eventfd_read(self._own.ring)
         if self._slot.stopping or self._failed:
             self._stop.set()
+        if self._leaver:
+            self._leaver.follow()
         self._dispatch()
 
     def _dispatch(self) -> None:

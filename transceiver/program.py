@@ -10,24 +10,27 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from _fastpath.media_slot import SessionView
-from relay.runtime import admin, keys, watch
+from relay.runtime import admin, drains, keys, watch
 from relay.runtime.admin_child import AdminChild
+from relay.runtime.config import Address
 from relay.runtime.given import GivenSockets
 from relay.runtime.launcher import Child
 from relay.runtime.limits import is_loopback
 from relay.runtime.log import event
 from relay.runtime.metrics import CONTENT_TYPE, render
 from relay.runtime.sockets import listen, say_buffer
+from transceiver import beside
 from transceiver.metrics import families
 from transceiver.settings import Settings
 from transceiver.slots import ProcessSlot, open_slots
 
 log = logging.getLogger("ufrag.transceiver")
 
+_SECONDS = re.compile(r"\d{1,9}(\.\d{1,6})?", re.ASCII)
 _SESSION_ID = re.compile(r"(\d{1,3})-(\d{1,5})-(\d{1,10})", re.ASCII)
 
 
@@ -51,20 +54,36 @@ class TransceiverProgram:
         process = process or _media_process()
         self._settings = settings
         given = given or GivenSockets()
+        lent = beside.borrow(settings.http) if settings.beside else None
+        if lent and not settings.session_key_given:
+            settings = self._settings = replace(settings, session_key=lent.session_key)
         admin_socket = listen(settings.admin, "--admin", given=given)
-        self.slots = open_slots(settings, given)
+        self.slots = open_slots(settings, given, lent.http if lent else ())
         given.refuse_rest()
         processes = [process(own.index, settings, self.slots) for own in self.slots]
-        self.children: Sequence[Child] = [*processes, AdminChild(admin_socket, pages(self.slots), self._leave)]
+        self._begin_later_than(lent)
+        self._drain = Drain(self.slots, settings.drain_timeout_s)
+        self._offer = beside.Offer(self._http_address())
+        admin_child = AdminChild(
+            admin_socket, pages(self.slots, self._drain), self._leave, {self._offer.sock.fileno(): self._lend}
+        )
+        self.children: Sequence[Child] = [*processes, admin_child]
         self._announce(settings)
 
+    def _begin_later_than(self, lent: beside.Lent | None) -> None:
+        """Should we come to an address that the other one had, its tokens are to be known as older."""
+        if self._settings.beside:
+            event(log, logging.INFO, "beside", pid=lent.pid) if lent else event(log, logging.INFO, "beside nobody")
+        for own in self.slots if lent else ():
+            assert lent
+            own.slot.generation = beside.later(own.slot.generation, lent.generation)
+
     def drain(self) -> None:
-        for own in self.slots:
-            own.slot.draining = True
-            own.ring_loop()
+        self._drain.ending.begin()
+        self._drain.begin(None)
 
     def drained(self) -> bool:
-        return not any(own.slot.open_sessions for own in self.slots)
+        return not any(own.slot.open_sessions or own.slot.lingering for own in self.slots)
 
     def stop(self) -> None:
         for own in self.slots:
@@ -85,14 +104,26 @@ class TransceiverProgram:
         return f"calls: {sum(own.slot.open_sessions for own in self.slots)}, media processes: {len(self.slots)}"
 
     def _leave(self) -> None:
-        """The admin process keeps the bells: it rings the loop for a hangup."""
+        """The admin process keeps the bells, to ring the loop for a hangup, and the sockets of HTTP, to lend them."""
         for own in self.slots:
-            own.close_sockets()
+            own.close_media_sockets()
+
+    def _lend(self) -> None:
+        """In the admin process. The word comes first: who drains must not refuse what the other one would take."""
+        for own in self.slots:
+            own.slot.shared = True
+        sockets = [sock for own in self.slots for sock in own.all_http]
+        pid = self._offer.lend(sockets, max(own.slot.generation for own in self.slots), self._settings.session_key)
+        if pid:
+            event(log, logging.INFO, "another transceiver stands beside this one", pid=pid)
+
+    def _http_address(self) -> Address:
+        host, port = self.slots[0].http.getsockname()[:2]
+        return Address(host, port, self._settings.http.family)
 
     def _announce(self, settings: Settings) -> None:
         event(log, logging.INFO, "workers", plan=settings.plan.explanation)
-        host, port = self.slots[0].http.getsockname()[:2]
-        event(log, logging.INFO, "listening", http=f"{'https' if settings.tls else 'http'}://{_at(host, port)}",
+        event(log, logging.INFO, "listening", http=f"{'https' if settings.tls else 'http'}://{self._http_address()}",
               internal=[str(own.address) for own in self.slots], admin=str(settings.admin),
               relays=[str(network) for network in settings.relays],
               advertise=[*map(str, settings.advertise), *filter(None, [settings.advertise_file])])  # fmt: skip
@@ -101,8 +132,34 @@ class TransceiverProgram:
             event(log, level, message, mend=mend)
 
 
-def _at(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+class Drain:
+    """What a drain is in the slots' words."""
+
+    def __init__(self, slots: Sequence[ProcessSlot], timeout_s: float) -> None:
+        self._slots = slots
+        self._timeout_s = timeout_s
+        self.ending = drains.Ending()
+
+    def begin(self, timeout_s: float | None) -> None:
+        """No new calls; after `timeout_s` those that are left are ended. Without one it is left to the launcher."""
+        for own in self._slots:
+            own.slot.drain_until = 0 if timeout_s is None else watch.tick_in(timeout_s)
+            own.slot.lingering = own.slot.shared
+            own.slot.draining = 1
+            own.ring_loop()
+
+    def take_back(self) -> None:
+        for own in self._slots:
+            own.slot.draining = 0
+            own.slot.drain_until, own.slot.lingering = 0, False
+            own.ring_loop()
+
+    def obey(self, word: str) -> bool:
+        """`default`, or a number of seconds."""
+        seconds = self._timeout_s if word == "default" else float(word) if _SECONDS.fullmatch(word) else None
+        if seconds is not None:
+            self.begin(seconds)
+        return seconds is not None
 
 
 def _remarks(settings: Settings) -> list[tuple[int, str, str]]:
@@ -123,8 +180,9 @@ def _remarks(settings: Settings) -> list[tuple[int, str, str]]:
 # The admin port
 
 
-def pages(slots: Sequence[ProcessSlot]) -> admin.Pages:
+def pages(slots: Sequence[ProcessSlot], drain: Drain | None = None) -> admin.Pages:
     """What the admin process serves of these slots."""
+    drain = drain or Drain(slots, 0.0)
 
     def metrics() -> admin.Answer:
         return 200, CONTENT_TYPE, render(families([own.slot for own in slots]))
@@ -152,7 +210,10 @@ def pages(slots: Sequence[ProcessSlot]) -> admin.Pages:
     return admin.Pages(
         public={"/metrics": metrics, **admin.health(draining, stale_workers)},
         local={"/sessions": sessions},
-        actions={"/sessions/*/hangup": hangup},
+        actions={
+            "/sessions/*/hangup": hangup,
+            "/drain/*": drains.action(drain.ending, drain.obey, drain.take_back),
+        },
     )
 
 

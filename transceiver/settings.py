@@ -109,6 +109,7 @@ class Settings:
     drain_timeout_s: float
     recv_buffer: int
     admin: Address
+    beside: bool
 
 
 def build(
@@ -137,10 +138,12 @@ def build(
     drain_timeout_s: float,
     recv_buffer: int,
     admin: Address,
+    beside: bool = False,
 ) -> Settings:
     plan = cpus.plan(cpus_spec, workers)
     check_workers(plan, internal)
     _check_addresses(internal, http)
+    _check_beside(beside, http)
     _check_numbers(max_sessions, max_new_per_s, cluster)
     check_buffer(recv_buffer)
     return Settings(
@@ -166,6 +169,7 @@ def build(
         drain_timeout_s=drain_timeout_s,
         recv_buffer=recv_buffer,
         admin=admin,
+        beside=beside,
     )
 
 
@@ -178,6 +182,12 @@ def _check_addresses(internal: Address, http: Address) -> None:
         raise ConfigError("a wildcard: tokens must name an address", where=f"--internal {internal}", mend=mend)
     check_unicast(internal, "--internal", "the relays reach")
     check_unicast(http, "--http", "clients reach, or a wildcard")
+
+
+def _check_beside(beside: bool, http: Address) -> None:
+    if beside and not http.port:
+        mend = "name the --http of the one that runs"
+        raise ConfigError("any port is nobody's", where=f"--beside --http {http}", mend=mend)
 
 
 def _networks(option: str, networks: Sequence[Network]) -> tuple[Network, ...]:

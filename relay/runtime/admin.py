@@ -90,14 +90,23 @@ def as_json(status: int, document: object) -> Answer:
     return status, "application/json", json.dumps(document).encode() + b"\n"
 
 
-def serve(sock: socket.socket, pages: Pages, alive_fd: int, *, deadline_s: float = DEADLINE_S) -> None:
-    """Answer at `sock` until `alive_fd` reports end-of-file."""
-    asyncio.run(_serve(sock, pages, alive_fd, deadline_s))
+Readers = Mapping[int, Callable[[], None]]
 
 
-async def _serve(sock: socket.socket, pages: Pages, alive_fd: int, deadline_s: float) -> None:
+def serve(
+    sock: socket.socket, pages: Pages, alive_fd: int, *, readers: Readers | None = None, deadline_s: float = DEADLINE_S
+) -> None:
+    """Answer at `sock` until `alive_fd` reports end-of-file. Of `readers`, each is called, and must not wait, when its
+    descriptor has something to read."""
+    asyncio.run(_serve(sock, pages, alive_fd, readers or {}, deadline_s))
+
+
+async def _serve(sock: socket.socket, pages: Pages, alive_fd: int, readers: Readers, deadline_s: float) -> None:
     over = asyncio.Event()
-    asyncio.get_running_loop().add_reader(alive_fd, over.set)
+    loop = asyncio.get_running_loop()
+    loop.add_reader(alive_fd, over.set)
+    for descriptor, reader in readers.items():
+        loop.add_reader(descriptor, reader)
     handler = _Server(pages, deadline_s).handle
     server = await asyncio.start_server(handler, sock=sock, limit=HEAD_LIMIT, backlog=_BACKLOG)
     await over.wait()

@@ -37,6 +37,11 @@ def age_s(heart: int) -> float:
     return heart_age_s(heart, time.monotonic())
 
 
+def tick_in(seconds: float) -> int:
+    """A heart's tick that is to come, as 32 bits; never 0."""
+    return int((time.monotonic() + seconds) * HEARTBEATS_PER_S) & 0xFFFFFFFF or 1
+
+
 def stale(hearts: Iterable[int]) -> list[int]:
     """The numbers of those that have not beaten lately."""
     now = time.monotonic()

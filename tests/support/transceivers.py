@@ -41,6 +41,19 @@ class Transceiver(Relay, TransceiverProcess):
         options += [word for relay in advertise for word in ("--advertise", relay)]
         Process.__init__(self, [*self.enter, sys.executable, "-m", "transceiver", "start", *options, *extra])
 
+    def again(self, *extra: str) -> Transceiver:
+        """One with the same options and addresses, for when this one is gone; and what is different."""
+        other = Transceiver(self.key_file, advertise=self.listen, netns=self.netns)
+        other.http, other.admin, other.command = self.http, self.admin, [*self.command, *extra]
+        return other
+
+    def beside(self, *extra: str) -> Transceiver:
+        """One that shares its --http; an option that is given again counts the last time."""
+        other = self.again("--beside", *extra)
+        other.admin = f"127.0.0.1:{free_port(socket.SOCK_STREAM)}"
+        other.command += ["--admin", other.admin]
+        return other
+
     @property
     def url(self) -> str:
         return f"http://{self.http[0]}:{self.http[1]}"

@@ -57,6 +57,14 @@ def test_a_draining_server_takes_none_and_keeps_those_it_has() -> None:
     assert world.slot.totals()["refused_draining"] == 1
 
 
+def test_while_it_drains_a_connection_of_before_may_bring_a_last_call() -> None:
+    world = World()
+    world.slot.draining = world.slot.lingering = True
+    world.call(Peer(CLIENT))
+    world.slot.lingering = False
+    assert refused(world).code == "draining"
+
+
 def test_calls_come_at_a_bounded_rate() -> None:
     """Ten a second, and ten at once after a rest."""
     world = World(sessions=64, max_new_per_s=10)

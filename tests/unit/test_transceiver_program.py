@@ -20,7 +20,7 @@ from relay.runtime.errors import ConfigError, PortBusy
 from relay.runtime.sockets import listen
 from tests.support.configured import configured, key_file
 from transceiver import slots as slots_module
-from transceiver.program import TransceiverProgram, pages
+from transceiver.program import Drain, TransceiverProgram, pages
 from transceiver.settings import Settings
 from transceiver.slots import ProcessSlot, open_slots
 
@@ -153,6 +153,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         def _start(**changed: Any) -> TransceiverProgram:
             program = TransceiverProgram(configured(tmp_path, **changed), Idle)
             stack.callback(program.children[-1]._sock.close)  # type: ignore[attr-defined]
+            stack.callback(program._offer.close)
             for own in program.slots:
                 stack.callback(own.close)
             return program
@@ -178,6 +179,36 @@ def test_drain_and_stop_are_words_and_bells(start: Start) -> None:
     assert program.drained()
     program.stop()
     assert all(own.slot.stopping and rung(own.wake) for own in program.slots)
+
+
+def test_a_drain_by_command_has_a_time_and_can_be_taken_back(
+    opened: list[ProcessSlot], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.runtime.watch.time.monotonic", lambda: 1000.0)
+    drain = Drain(opened, 20.0)
+    act = pages(opened, drain).actions["/drain/*"]
+    assert act("default")[0] == 200
+    assert {(own.slot.draining, own.slot.drain_until, rung(own.ring)) for own in opened} == {(1, 1020 * 16, True)}
+    assert act("1.500")[0] == 200
+    assert {own.slot.drain_until for own in opened} == {1001.5 * 16}
+    for word in ("", "x", "-1", "1e3", "inf", "\u0663"):
+        assert act(word)[0] == 404
+    assert act("off")[0] == 200
+    assert {(own.slot.draining, own.slot.drain_until) for own in opened} == {(0, 0)}
+    drain.ending.begin()
+    assert act("off")[0] == act("default")[0] == 409
+
+
+def test_who_shares_http_is_drained_when_no_connection_may_bring_a_call(start: Start) -> None:
+    program = start()
+    for own in program.slots:
+        own.slot.shared = True
+    program.drain()
+    assert not program.drained()
+    for own in program.slots:
+        assert own.slot.lingering
+        own.slot.lingering = False
+    assert program.drained()
 
 
 def test_reload_asks_each_process_to_read_the_keys(start: Start) -> None:

@@ -16,6 +16,7 @@ import asyncio
 import logging
 import socket
 import ssl
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -47,6 +48,7 @@ SECURITY = {
 # Of an answer that is no page, nothing is ever to be executed.
 NO_CONTENT = "default-src 'none'; frame-ancestors 'none'"
 
+_TCP_INFO = struct.Struct("24xI")  # of a socket that listens, tcpi_unacked is how many connections wait
 _RETRY_S = 1
 _OPEN = {"/"}  # what needs no key
 _STOP_S = 2.0  # for requests under way when the server stops
@@ -172,23 +174,55 @@ class HTTPServer:
         self._doors = Connections(limits.connections, limits.connections_per_client, Proxies(trusted).trusts)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=_STOP_S)
         self._servers: list[asyncio.Server] = []
+        app.on_response_prepare.append(self._take_leave)
 
     async def start(self) -> None:
         await self._runner.setup()
+        await self.listen(True)
+
+    async def listen(self, wanted: bool) -> None:
+        """Whether connections are accepted. While they are not, the kernel lets them wait, for whoever else has these
+        sockets, and each answer is the last of its connection."""
+        if not wanted:
+            self._stop_listening()
+        elif not self._servers:
+            await self._start_listening()
+
+    async def _start_listening(self) -> None:
         loop = asyncio.get_running_loop()
         patience = (
             self._limits.head_s if self._tls else None
         )  # nothing else bounds a handshake: the door comes after it
         for sock in self._sockets:
             server = await loop.create_server(
-                self._connection, sock=sock, ssl=self._tls, ssl_handshake_timeout=patience
+                self._connection, sock=sock.dup(), ssl=self._tls, ssl_handshake_timeout=patience
             )
             self._servers.append(server)
 
+    def _stop_listening(self) -> None:
+        servers, self._servers = self._servers, []
+        for server in servers:
+            server.close()
+
+    async def _take_leave(self, _request: web.Request, response: web.StreamResponse) -> None:
+        if not self._servers:
+            response.force_close()
+            response.headers["Connection"] = "close"  # the framework has written its own by now
+
+    @property
+    def connections(self) -> int:
+        return self._doors.total
+
+    def waiting(self) -> int:
+        """Connections that nobody has accepted yet."""
+        return sum(_TCP_INFO.unpack(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size))[0]
+                   for sock in self._sockets)  # fmt: skip
+
     async def stop(self) -> None:
         """No new connections, a moment for requests under way; the listening sockets are closed in this process."""
-        for server in self._servers:
-            server.close()
+        self._stop_listening()
+        for sock in self._sockets:
+            sock.close()
         await self._runner.cleanup()
 
     def _connection(self) -> asyncio.Protocol:
