@@ -53,6 +53,7 @@ class ServiceManager:
         self._ending = ""
         self._said = ""  # the status
         self._deaf = False  # the last message was not delivered
+        self._stored: list[str] = []  # the names of the sockets that are kept
         self.due_s: float | None = 0.0 if address and not silent else None
 
     @classmethod
@@ -121,19 +122,22 @@ class ServiceManager:
         except Exception:  # words for a screen must not cost what is said for the watchdog
             log.exception("the status failed")
             status = ""
-        return f"{self._ending} ({status})" if self._ending else status
+        words = f"{self._ending} ({status})" if self._ending else status
+        return " ".join(words.split())  # a line is a field
 
     # Sockets that outlive all processes
 
-    def store(self, sockets: Sequence[Sequence[socket.socket]], before: Sequence[str]) -> None:
+    def store(self, sockets: Sequence[Sequence[socket.socket]], before: Sequence[str] = ()) -> None:
         """Have these kept, those of worker k at place k, and given to the next main process should this one be killed
-        (`given`). `before` are the names of those kept so far, which go: a socket of a worker that is no more would
-        still get its share of the packets. How many are kept is FileDescriptorStoreMax= of the unit."""
+        (`given`); again whenever there are others. What was kept so far goes, by this process and what `before` names:
+        a socket of a worker that is no more would still get its share of the packets. How many are kept is
+        FileDescriptorStoreMax= of the unit."""
         if self.due_s is None:
             return
         names = [f"{STORED}{index}" for index in range(len(sockets))]
-        for name in sorted({*before, *names}):
+        for name in sorted({*before, *self._stored, *names}):
             self._send(["FDSTOREREMOVE=1", f"FDNAME={name}"])
+        self._stored = names
         for name, each in zip(names, sockets, strict=True):
             # Without FDPOLL=0 an ICMP error, which is nothing unusual, would be the end of it there.
             self._send(["FDSTORE=1", "FDPOLL=0", f"FDNAME={name}"], [sock.fileno() for sock in each])

@@ -199,6 +199,15 @@ def test_a_status_is_said_when_it_changes() -> None:
     assert 20 <= changed_s <= 25
 
 
+def test_a_status_is_one_line() -> None:
+    world = World()
+    manager = Told(world)
+    manager.program_status = "well\nREADY=1"
+    world.signal_after(2, signal.SIGINT)
+    world.run()
+    assert len(manager.times("STATUS=well READY=1")) == 1
+
+
 def test_a_status_that_fails_ends_nobody(caplog: pytest.LogCaptureFixture) -> None:
     world = World()
     manager = Told(world, watchdog_s=2.0)
@@ -301,7 +310,8 @@ def test_a_full_queue_holds_nobody_up_for_long(heard: service_manager.ServiceMan
 def test_what_is_kept_is_what_there_is(heard: service_manager.ServiceManager) -> None:
     manager = ServiceManager.from_environment(environment=environment(heard))
     mine = [[heard.opens(socket.SOCK_DGRAM) for _ in range(2)] for _ in range(2)]
-    for kept, before in ((mine, []), (mine[:1], ["ufrag-0", "ufrag-1"])):
+    heard.stored.append(("ufrag-7", heard.opens(socket.SOCK_DGRAM)))
+    for kept, before in ((mine, ["ufrag-7"]), (mine[:1], [])):
         manager.store(kept, before)
         while heard.next(0):
             pass
