@@ -12,6 +12,7 @@ from _fastpath.media_slot import END_REASONS
 from tests.chaos.world import FLOWS, PPS, World
 from tests.support.relays import Relay, until
 
+LEAVE_MOST_S = 25.0  # --drain-timeout and a little
 UNDER_WAY = PPS // 50  # packets that may just be on their way when one looks
 
 
@@ -42,6 +43,7 @@ class Account:
         """All faults are over and undone, the clients too; relay and transceiver still run."""
         self._talkers()
         self._calls()
+        self._left()
         self._redis()
         self._flows()
         self.world.relay.check_books()
@@ -63,6 +65,13 @@ class Account:
         self._await(lambda: not self.world.transceiver.sessions(), "calls are left")
         ended = self.world.transceiver.ended()
         self.expect(set(ended) <= set(END_REASONS), f"calls ended by {ended}")
+
+    def _left(self) -> None:
+        """Transceivers that gave way have ended by themselves."""
+        for each in self.world.leaving:
+            each.ended_within(LEAVE_MOST_S)
+            self.expect(each.process.returncode == 0, f"a transceiver left with {each.process.returncode}")
+            self.expect("drain timed out" not in each.log(), "a transceiver did not drain in time")
 
     def _redis(self) -> None:
         """Which has what lives, and nothing else."""

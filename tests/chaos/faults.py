@@ -14,7 +14,7 @@ from collections.abc import Callable
 from random import Random
 
 from tests.chaos.world import CHECK_INTERVAL_S, REDIS_WELL_AFTER_S, World
-from tests.support.relays import until
+from tests.support.relays import Relay, until
 
 LONG_FAULT_S = (0.5, 4.0)
 RETURN_S = 0.1  # from a new relay's begin until each flow is served again, by memory or Redis
@@ -80,18 +80,18 @@ def relay_drained(world: World, dice: Random) -> float:
     world.undo_now("drain")
     lasts_s = dice.uniform(*LONG_FAULT_S)
     mode = dice.choice(["wait", "push"])
-    ask_relay(world, "drain", "--mode", mode)
+    ask("relay", world.relay, "drain", "--mode", mode)
 
     def end() -> None:
-        ask_relay(world, "undrain")
+        ask("relay", world.relay, "undrain")
         world.excuse_calls(lasts_s + 3, 1)
 
     world.later("drain", lasts_s, end)
     return 0.0
 
 
-def ask_relay(world: World, *words: str) -> None:
-    command = [sys.executable, "-m", "relay", *words, "--admin", world.relay.admin]
+def ask(name: str, program: Relay, *words: str) -> None:
+    command = [sys.executable, "-m", name, *words, "--admin", program.admin]
     subprocess.run(command, check=True, capture_output=True, timeout=20)
 
 
@@ -166,4 +166,29 @@ def transceiver_restarted(world: World, dice: Random) -> float:
     world.excuse_calls(10, 0)
     world.transceiver_begins_again()
     world.excuse_calls(3, 1)
+    return 0.0
+
+
+@fault
+def transceiver_changed(world: World, dice: Random) -> float:
+    """For one beside it, while its calls go on to their ends. No call is excused."""
+    world.undo_now("transceiver")
+    world.transceiver_gives_way()
+    return 0.0
+
+
+@fault
+def transceiver_drained(world: World, dice: Random) -> float:
+    """For a while; calls that are on go on."""
+    world.undo_now("transceiver")
+    lasts_s = dice.uniform(*LONG_FAULT_S)
+    draining = world.transceiver
+    ask("transceiver", draining, "drain", "--timeout", "1h")
+
+    def end() -> None:
+        if world.transceiver is draining:
+            ask("transceiver", draining, "undrain")
+        world.excuse_calls(lasts_s + 3, 1)
+
+    world.later("transceiver", lasts_s, end)
     return 0.0

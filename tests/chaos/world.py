@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -40,7 +41,7 @@ class World:
         self.seconds = seconds
         self.redis_ill_until = 0.0  # by time.monotonic
         self.excused: list[tuple[float, float]] = []  # when calls may fail
-        self.lives: list[str] = []  # what relays and transceivers that are gone have logged
+        self.leaving: list[Transceiver] = []
         self._undo: dict[str, tuple[float, Callable[[], None]]] = {}
         self._stack = ExitStack()
 
@@ -90,7 +91,13 @@ class World:
 
     def transceiver_begins_again(self) -> None:
         self.transceiver.stop()
-        self.transceiver = self._stack.enter_context(self._transceiver(self.transceiver.internal))
+        self.transceiver = self._stack.enter_context(self.transceiver.again())
+
+    def transceiver_gives_way(self) -> None:
+        """To one beside it, and ends when its calls have."""
+        self.leaving.append(self.transceiver)
+        self.transceiver = self._stack.enter_context(self.transceiver.beside())
+        self.leaving[-1].process.send_signal(signal.SIGTERM)
 
     def later(self, what: str, delay_s: float, undo: Callable[[], None]) -> None:
         """Of one thing there is one at a time: `undo_now` first."""
