@@ -31,7 +31,7 @@ cdef class Forwarder:
     cdef tuple siblings
     cdef void set_backends(self, object backends)
     cdef void set_publics(self, object publics)
-    cdef int set_siblings(self) except -1
+    cdef int set_siblings(self, uint32_t workers) except -1
 
 cdef void take_keys(Loop* loop) noexcept nogil
 cdef void hear_siblings(Router* router) noexcept nogil

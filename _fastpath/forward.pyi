@@ -9,6 +9,7 @@ class Forwarder:
         slot: Slot,
         *,
         siblings: Sequence[Slot] = (),
+        orphans: Sequence[Slot] = (),
         keyring: Keyring,
         backends: Sequence[tuple[bytes, int]] = (),
         publics: Sequence[tuple[int, int, bytes | None, int]] = (),

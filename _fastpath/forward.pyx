@@ -29,7 +29,7 @@ from _fastpath.down cimport decide_down, queue_down
 from _fastpath.flows cimport TICKS_PER_SECOND, FlowTable, flows_attach, flows_repair, flows_sweep
 from _fastpath.peers cimport PeerTable, peers_attach, peers_collect
 from _fastpath.rates cimport rates_free, rates_make
-from _fastpath.router cimport INTERNAL, NETWORKS_MAX, SIBLINGS_MAX, Public, Router
+from _fastpath.router cimport INTERNAL, NETWORKS_MAX, TABLES_MAX, Public, Router
 from _fastpath.siblings cimport Asks, asks_serve
 from _fastpath.sockets cimport (
     CLOCK_MONOTONIC_COARSE,
@@ -263,20 +263,21 @@ cdef int run_loop(Loop* loop) noexcept nogil:
 cdef class Forwarder:
     """A worker's forwarding: sockets and memory given, then `run` until told to stop. `epoch` is its number, the slot's if none is given.
 
-    `publics` are (fd, family, 16 address bytes or None for a wildcard, port); `backends` (16 prefix bytes, bits of them).
+    `siblings` are the slots of other workers, `orphans` those whose workers are no more: flows are taken over from both, but nobody
+    answers for the latter. `publics` are (fd, family, 16 address bytes or None for a wildcard, port); `backends` (16 prefix bytes, bits of them).
     """
 
     def __cinit__(self) -> None:
         memset(&self.loop, 0, sizeof(Loop))
         self.loop.epoll = -1
 
-    def __init__(self, slot: Slot, *, siblings=(), keyring: Keyring, backends=(), publics=(), internal=(-1, 2), wake=-1,
+    def __init__(self, slot: Slot, *, siblings=(), orphans=(), keyring: Keyring, backends=(), publics=(), internal=(-1, 2), wake=-1,
                  max_half_open: int, max_new_per_network_s: float = 0, max_new_per_token_s: float = 0,
                  flow_timeout_s: float = 30, half_open_timeout_s: float = 5,
                  owner_hold_s: float = 12, epoch: int = 0):
         cdef Router* router = &self.loop.router
         self.slot = slot
-        self.siblings = tuple(siblings)
+        self.siblings = *siblings, *orphans
         self.loop.slot = slot.header
         self.loop.epoch = epoch or slot.epoch
         self.loop.internal, self.loop.wake = internal[0], wake
@@ -298,7 +299,7 @@ cdef class Forwarder:
             raise MemoryError("no memory for a batch")
         self.set_backends(backends)
         self.set_publics(publics)
-        self.set_siblings()
+        self.set_siblings(len(siblings))
         for i in range(PUBLICS_MAX + 1):
             self.loop.limits[i] = BATCH_MIN
 
@@ -349,11 +350,12 @@ cdef class Forwarder:
             public.port[0], public.port[1] = port >> 8, port & 255
             self.loop.router.public_count += 1
 
-    cdef int set_siblings(self) except -1:
+    cdef int set_siblings(self, uint32_t workers) except -1:
+        """The first so many have workers."""
         cdef Router* router = &self.loop.router
         cdef Slot sibling
-        if len(self.siblings) > SIBLINGS_MAX:
-            raise ValueError(f"at most {SIBLINGS_MAX} siblings")
+        if len(self.siblings) > TABLES_MAX:
+            raise ValueError(f"at most {TABLES_MAX} siblings and orphans")
         router.sibling_flows = <FlowTable*>calloc(len(self.siblings) + 1, sizeof(FlowTable))
         router.sibling_peers = <PeerTable*>calloc(len(self.siblings) + 1, sizeof(PeerTable))
         router.sibling_asks = <const Asks**>calloc(len(self.siblings) + 1, sizeof(Asks*))
@@ -365,7 +367,8 @@ cdef class Forwarder:
             flows_attach(&router.sibling_flows[i], sibling.memory + sibling.header.flows_at, &router.sibling_peers[i], NULL)
             router.sibling_asks[i] = &sibling.header.asks
             router.asks_heard[i] = load32(&sibling.header.asks.posted)
-            router.siblings += 1
+        router.tables = len(self.siblings)
+        router.siblings = workers
         return 0
 
     def run(self) -> str:

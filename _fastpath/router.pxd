@@ -25,7 +25,7 @@ from _fastpath.wire.token cimport TokenKeys
 
 cdef enum:
     PUBLICS_MAX = 16                  # --listen addresses
-    SIBLINGS_MAX = 256                # workers of one relay
+    TABLES_MAX = 512                  # of workers of one relay, those that are no more included
     NETWORKS_MAX = 64                 # --backends
     ANY_TOKEN = 0
     INTERNAL = 255                    # the internal socket's index where public ones are 0..15
@@ -44,6 +44,7 @@ cdef struct Router:
     const Asks** sibling_asks
     uint32_t* asks_heard              # of each sibling's, how many were served
     uint32_t siblings
+    uint32_t tables                   # siblings', then those that have no worker any more: flows are taken out of all of them
     Asks* asks                        # our own
     uint32_t asked_before             # how many were posted before this tick
     SipKey secret                     # of the whole relay: siblings place a flow by the same hash

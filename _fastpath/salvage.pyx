@@ -6,7 +6,7 @@ cut, mixed or written by somebody else, and every number in it is about to be fo
 
 from libc.stdint cimport uint8_t, uint32_t
 
-from _fastpath.atomics cimport store32
+from _fastpath.atomics cimport store32, store64
 from _fastpath.batch cimport (
     BATCH_MAX, CONTROL_ROOM, NAME_ROOM, NOT_TAKEN, PAYLOAD_ROOM, STAGE_IDLE, STAGE_OPEN, Batch, BatchState, batch_attach, batch_detach,
 )
@@ -16,6 +16,7 @@ from _fastpath.flows cimport (
 from _fastpath.peers cimport PEERS_MAX, Peer, PeersHeader, PeerTable, peers_attach, peers_bytes
 from _fastpath.router cimport INTERNAL, PUBLICS_MAX
 from _fastpath.slot cimport Slot, SlotHeader
+from _fastpath.turns cimport WRITER_DIED
 from _fastpath.verdicts cimport VERDICTS
 
 
@@ -38,7 +39,9 @@ def unsound(Slot slot) -> str:
 
 
 def renew(Slot slot) -> None:
-    """No process is there, and none was told to drain or to stop."""
+    """No process is there, and none was told to drain or to stop. The first one repairs the tables, even after a clean end: only the
+    flows themselves were looked at here."""
+    store64(&slot.header.turn.writer, WRITER_DIED)
     store32(&slot.header.steering.draining, 0)
     store32(&slot.header.steering.stopping, 0)
     store32(&slot.header.steering.pid, 0)

@@ -289,14 +289,18 @@ cdef bint fits(const Router* router, const FlowCopy* copy, const Endpoint* sende
 
 
 cdef Flow* adopt(Router* router, Packet* packet, const Endpoint* sender, uint64_t token) noexcept nogil:
-    """A flow that a sibling has: the kernel hands its packets to us now (the set of sockets changed). Its copy there expires."""
-    cdef FlowCopy copy
+    """A flow that another table has: the kernel hands its packets to us now (the set of sockets changed). Its copy there expires. More
+    than one may have it, when they changed more than once: the one heard of last counts."""
+    cdef FlowCopy copies[2]
+    cdef FlowCopy* found = NULL
+    cdef FlowCopy* copy = &copies[0]
     cdef uint32_t i
-    for i in range(router.siblings):
-        if flow_copy(&router.sibling_flows[i], envelope_key(packet.payload), packet.hash, &copy) \
-                and fits(router, &copy, sender, token):
-            return take_over(router, packet, &copy)
-    return NULL
+    for i in range(router.tables):
+        if flow_copy(&router.sibling_flows[i], envelope_key(packet.payload), packet.hash, copy) and fits(router, copy, sender, token) \
+                and (found == NULL or <int32_t>(copy.flow.seen - found.flow.seen) > 0):
+            found = copy
+            copy = &copies[1] if copy == &copies[0] else &copies[0]
+    return take_over(router, packet, found) if found != NULL else NULL
 
 
 cdef Flow* take_over(Router* router, Packet* packet, const FlowCopy* copy) noexcept nogil:

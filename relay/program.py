@@ -40,6 +40,7 @@ class RelayProgram:
         """`given`: sockets that a service manager has opened."""
         self._settings = settings
         self._ending = drains.Ending()
+        self._orphans_until_s: float | None = None
         given = given or GivenSockets()
         # First, as it waits for processes of a relay that was killed, and they hold the ports, too.
         self.state = State.take(settings)
@@ -51,7 +52,7 @@ class RelayProgram:
         except BaseException:
             self.state.abandon()
             raise
-        workers: list[Child] = [Worker(own.index, settings, self.slots) for own in self.slots]
+        workers: list[Child] = [Worker(own.index, settings, self.slots, self.state.orphans) for own in self.slots]
         self.children: Sequence[Child] = [*workers, AdminChild(admin_socket, self._pages(), self._leave)]
         self._announce(settings)
 
@@ -74,6 +75,18 @@ class RelayProgram:
         keys.load(self._settings.route_key_file)
         for own in self.slots:
             own.slot.reloads += 1
+
+    def tend(self, now: float) -> float | None:
+        """Orphans go when no flow of them can be left. Workers that look into them have them mapped as long as they
+        live themselves."""
+        if not self.state.orphans:
+            return None
+        if self._orphans_until_s is None:
+            self._orphans_until_s = now + self._settings.flow_timeout_s
+        elif now >= self._orphans_until_s:
+            self.state.forget_orphans()
+            return None
+        return self._orphans_until_s
 
     def status(self) -> str:
         """For the service manager, in a few words."""

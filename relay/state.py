@@ -167,7 +167,7 @@ class State:
         except (Refused, OSError) as reason:
             for kept in found:
                 os.close(kept.memory.fd)
-            self.slots, self.orphans, self.ports = [], [], []
+            self.slots, self.ports = [], []
             self.directory.clear()
             event(log, logging.WARNING, "state refused", why=str(reason), directory=str(self.directory.path))
 
@@ -230,7 +230,9 @@ class State:
         if any(kept.slot.max_flows != record.max_flows for kept in found[: len(record.slots)]):
             raise Refused("its slots have another size")
         self.slots = found[:again]
-        self.orphans = found[again:][:ORPHANS_MOST]
+        for kept in found[again:][:ORPHANS_MOST]:
+            os.close(kept.memory.fd)
+            self.orphans.append(Kept(kept.file, Memory(-1, kept.memory.map), kept.slot))
 
     # ---- what is there now
 
@@ -288,18 +290,30 @@ class State:
         """From here on the state is this launcher's. `ports` are the internal sockets'."""
         for kept in self.slots:
             salvage.renew(kept.slot)
+        for kept in self.orphans:
+            salvage.repair(kept.slot)
         self.ports = list(ports)
-        if self.directory is None:
-            return
+        if self.directory is not None:
+            self._write(self.directory)
+
+    def forget_orphans(self) -> None:
+        """Their flows live in the workers' tables by now, or not at all."""
+        event(log, logging.INFO, "orphans gone", slots=len(self.orphans))
+        self.orphans.clear()
+        if self.directory is not None:
+            self._write(self.directory)
+
+    def _write(self, directory: StateDir) -> None:
+        """The record first, so that it never names a file that is not there."""
         try:
-            self.directory.write_record(self._record())
+            directory.write_record(self._record())
         except OSError as error:
             raise ConfigError(f"cannot write {RECORD}: {error.strerror}", where=self._where) from None
         self._saved = True
         named = {kept.file for kept in [*self.slots, *self.orphans]}
-        for name in self.directory.names():
+        for name in directory.names():
             if name.startswith("slot-") and name not in named:
-                self.directory.remove(name)
+                directory.remove(name)
 
     def _record(self) -> bytes:
         settings = self._settings

@@ -19,6 +19,7 @@ from relay.runtime.log import event
 from relay.runtime.sockets import kernel_queue, masked
 from relay.settings import Settings
 from relay.slots import WorkerSlot
+from relay.state import Kept
 
 log = logging.getLogger("ufrag.relay.worker")
 
@@ -32,10 +33,13 @@ class Worker:
 
     essential = True
 
-    def __init__(self, index: int, settings: Settings, slots: Sequence[WorkerSlot]) -> None:
+    def __init__(
+        self, index: int, settings: Settings, slots: Sequence[WorkerSlot], orphans: Sequence[Kept] = ()
+    ) -> None:
         self.name = f"worker {index}"
         self._settings = settings
         self._slots = slots
+        self._orphans = orphans
         self._own = slots[index]
         self._cpu = settings.plan.pins[index]
         self._key_file = RouteKeyFile(settings.route_key_file)
@@ -72,6 +76,7 @@ class Worker:
         return Forwarder(
             self._own.slot,
             siblings=[other.slot for other in self._slots if other is not self._own],
+            orphans=[kept.slot for kept in self._orphans],
             keyring=settings.route_keys.keyring(),
             backends=[masked(network) for network in settings.backends],
             publics=[public.bound for public in self._own.publics],

@@ -103,6 +103,10 @@ class TransceiverProgram:
         """For the service manager, in a few words."""
         return f"calls: {sum(own.slot.open_sessions for own in self.slots)}, media processes: {len(self.slots)}"
 
+    def tend(self, now: float) -> float | None:
+        """Nothing here has a time of its own."""
+        return None
+
     def _leave(self) -> None:
         """The admin process keeps the bells, to ring the loop for a hangup, and the sockets of HTTP, to lend them."""
         for own in self.slots:

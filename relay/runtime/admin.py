@@ -132,6 +132,8 @@ class _Server:
                 await _linger(reader, writer)
         except OSError:  # and TimeoutError, which is one
             pass  # a peer that went away, or does not read or close; nobody is left to tell
+        except asyncio.CancelledError:
+            pass  # this process ends; Python 3.11 would log a traceback of it
         finally:
             self._connections -= 1
             writer.transport.abort()

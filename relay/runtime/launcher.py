@@ -67,6 +67,9 @@ class Program(Protocol):
     def reload(self) -> None:
         """Read again what can change while running."""
 
+    def tend(self, now: float) -> float | None:
+        """What has its time: do what is due, and say when to ask again (None: never). Asked at the start, too."""
+
 
 class Kernel:
     """The system calls the launcher lives on; a virtual one takes its place in tests."""
@@ -146,6 +149,7 @@ class Launcher:
         self._records = [Record(child) for child in program.children]
         self._phase = Phase.RUNNING
         self._deadline_s = 0.0  # of the drain, then of the stop
+        self._program_due_s: float | None = 0.0
         self._killing = False
         self._hearts_from_s = 0.0  # no heart counts as older than since then
         self._fault: CrashLoop | None = None
@@ -170,6 +174,7 @@ class Launcher:
             record.due_s = now
         self._fork_due(now)
         self._say_later()
+        self._tend_program(now)
 
     def _step(self) -> None:
         """Wait for a signal or the next due time, and do what is due: children first, words next, the rest last."""
@@ -185,6 +190,7 @@ class Launcher:
         if self._phase is not Phase.STOPPING:
             self._check_hearts(now)
             self._tend_drain(now)
+            self._tend_program(now)
         if self._phase is Phase.STOPPING:
             self._tend_stop(now)
         self._manager.tend(now, self._records)
@@ -197,6 +203,7 @@ class Launcher:
         else:
             ages = [age for record in self._records if (age := self._heart_age_s(record, now)) is not None]
             times += [now + max(_HEART_POLL_S, self._hung_after_s - age) for age in ages]
+            times += [] if self._program_due_s is None else [self._program_due_s]
         if self._phase is Phase.DRAINING:
             times.append(min(self._deadline_s, now + _DRAIN_POLL_S))
         if self._manager.due_s is not None:
@@ -319,6 +326,12 @@ class Launcher:
         answers: list[bool] = []
         self._ask("drained", lambda: answers.append(self._program.drained()))
         return any(answers)
+
+    def _tend_program(self, now: float) -> None:
+        if self._program_due_s is not None and now >= self._program_due_s:
+            answers: list[float | None] = []
+            self._ask("tending", lambda: answers.append(self._program.tend(now)))
+            self._program_due_s = next(iter(answers), None)
 
     def _begin_stop(self, now: float) -> None:
         self._phase = Phase.STOPPING

@@ -23,12 +23,9 @@ pytestmark = [pytest.mark.native, pytest.mark.usefixtures("quiet_machine")]
 
 WORKERS = 2
 CHECK_INTERVAL_S = 2.5
+FULL_EACH = range(1, FULL_RUNS + 1)
 SHORT = Load(200, 10_000, 4.5)  # there must be a check of each flow in it
 BRIEF = Load(200, 10_000, 3.0)
-MEMORY_LOADS = [
-    pytest.param(BRIEF, id="everyday"),
-    *(pytest.param(FULL, id=f"full-{run}", marks=pytest.mark.full) for run in range(1, FULL_RUNS + 1)),
-]
 LOADS = [pytest.param(SHORT, id="everyday"), pytest.param(FULL, id="full", marks=pytest.mark.full)]
 
 
@@ -40,8 +37,13 @@ def replaced(relay: Relay, course: Course, stack: ExitStack, *extra: str) -> Rel
     return successor
 
 
-@pytest.mark.parametrize("load", MEMORY_LOADS)
-@pytest.mark.parametrize("workers", [WORKERS])
+@pytest.mark.parametrize(
+    ("load", "workers"),
+    [
+        pytest.param(BRIEF, WORKERS, id="everyday"),
+        *(pytest.param(FULL, n, id=f"{n}-full-{run}", marks=pytest.mark.full) for n in (2, 4, 1) for run in FULL_EACH),
+    ],
+)
 def test_with_its_memory_flows_are_back_at_once(load: Load, workers: int, key_file: Path, tmp_path: Path) -> None:
     with Relay(key_file, workers=WORKERS) as relay, ExitStack() as stack:
         with under_load(

@@ -160,6 +160,9 @@ class Program:
     def reload(self) -> None:
         report("reload")
 
+    def tend(self, now: float) -> float | None:
+        return None
+
 
 def run_program(settings: dict[str, Any]) -> int:
     log.setup("text", "test")

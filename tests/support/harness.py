@@ -82,6 +82,7 @@ class Settings:
     backends: Sequence[Network] = BACKENDS
     internal_version: int = 4
     siblings: Sequence[Slot] = ()
+    orphans: Sequence[Slot] = ()
 
 
 class Relay:
@@ -95,6 +96,7 @@ class Relay:
             Forwarder(
                 self.slot,
                 siblings=self.settings.siblings,
+                orphans=self.settings.orphans,
                 keyring=Keyring(self.keys),
                 backends=networks(self.settings.backends),
                 publics=publics(),

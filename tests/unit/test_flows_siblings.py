@@ -24,6 +24,7 @@ from tests.support.harness import (
     memory_of,
     token,
 )
+from tests.support.model import FLOWS_PER_TOKEN
 from tests.support.oracle import Address
 from tests.support.packets import RTP, answer, check, framed
 
@@ -252,3 +253,36 @@ def test_a_copy_that_does_not_fit_hides_no_other() -> None:
     third = Relay(Settings(siblings=(first.slot, second.slot)))
     third.tick = second.tick
     assert third.up(RTP) == ("adopted", (OWNER, framed(CLIENT, LOCAL, RTP)))
+
+
+# ---- orphans: slots that no worker has any more
+
+
+def test_an_orphans_flow_is_adopted_and_counts_for_nobody() -> None:
+    """Its copy would stay for ever: nothing expires where no worker is."""
+    one, _ = siblings()
+    for number in range(FLOWS_PER_TOKEN):
+        one.up(check(token()), client(number))
+        one.down(framed(client(number), LOCAL, answer()))
+    other = Relay(Settings(orphans=(one.slot,)))
+    other.tick = one.tick
+    assert other.up(RTP, client(0))[0] == "adopted"
+    verdicts = [other.up(check(token()), client(100 + number))[0] for number in range(1, FLOWS_PER_TOKEN)]
+    assert verdicts == ["opened"] * (FLOWS_PER_TOKEN - 1)
+    assert other.slot.events()["flows_evicted"] == 0
+
+
+def test_of_several_copies_the_one_heard_of_last_is_adopted() -> None:
+    """The kernel moved the flow twice: what it left first may lead to an owner that it has no more."""
+    relays = [siblings()[0] for _ in range(3)]
+    for number, (relay, tick) in enumerate(zip(relays, (20, 40, 30), strict=True)):
+        relay.tick += tick
+        relay.up(check(token(serial=number)))
+        relay.down(framed(CLIENT, LOCAL, answer()))
+    first, second, third = (relay.slot for relay in relays)
+    for given in (Settings(siblings=(first, second, third)), Settings(siblings=(first,), orphans=(third, second))):
+        other = Relay(given)
+        other.tick = relays[1].tick
+        assert other.up(RTP)[0] == "adopted"
+        assert other.up(check(token(serial=1)))[0] == "check"
+        assert other.up(check(token(serial=0)))[0] == "restart"

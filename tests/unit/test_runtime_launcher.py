@@ -120,6 +120,8 @@ class VirtualProgram:
     drained_at_s: float = float("inf")
     obedient: bool = True
     failing: Exception | None = None
+    due_s: list[float] = field(default_factory=list)
+    tended_s: list[float] = field(default_factory=list)
 
     @property
     def children(self) -> Sequence[Child]:
@@ -146,6 +148,10 @@ class VirtualProgram:
 
     def reload(self) -> None:
         self._called("reload")
+
+    def tend(self, now: float) -> float | None:
+        self.tended_s.append(now - 100.0)
+        return self.due_s.pop(0) if self.due_s else None
 
 
 class World:
@@ -181,6 +187,14 @@ class World:
     @property
     def calls(self) -> list[tuple[str, float]]:
         return [(name, round(time_s - self.start_s, 6)) for name, time_s in self.program.calls]
+
+
+def test_what_has_its_time_is_done_then_and_not_while_the_program_ends() -> None:
+    world = World()
+    world.program.due_s = [103.0, 103.5, 120.0]
+    world.signal_after(10, signal.SIGINT)
+    assert world.run() == 0
+    assert world.program.tended_s == [0.0, 3.0, 3.5]
 
 
 # Restarts
