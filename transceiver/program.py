@@ -113,13 +113,18 @@ class TransceiverProgram:
             own.close_media_sockets()
 
     def _lend(self) -> None:
-        """In the admin process. The word comes first: who drains must not refuse what the other one would take."""
+        """In the admin process. The word comes first: who drains must not refuse what the other one would take. If
+        nobody was given anything it is taken back, else any user of the machine could have us leave HTTP to nobody."""
+        before = [own.slot.shared for own in self.slots]
         for own in self.slots:
             own.slot.shared = True
         sockets = [sock for own in self.slots for sock in own.all_http]
         pid = self._offer.lend(sockets, max(own.slot.generation for own in self.slots), self._settings.session_key)
         if pid:
             event(log, logging.INFO, "another transceiver stands beside this one", pid=pid)
+            return
+        for own, was in zip(self.slots, before, strict=True):
+            own.slot.shared = was
 
     def _http_address(self) -> Address:
         host, port = self.slots[0].http.getsockname()[:2]

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -130,6 +131,22 @@ def test_a_change_of_transceivers_refuses_and_loses_no_request(key_file: Path, b
         assert set(callers.statuses) == {"call 201", "hangup 200"}, callers.statuses
         assert callers.kept > 20
         assert not said(first, "drain timed out")
+
+
+def test_a_stall_of_the_other_one_is_not_its_end(key_file: Path) -> None:
+    """What comes meanwhile waits for it, and is not refused by the one that drains."""
+    first = Transceiver(key_file, advertise=["127.0.0.1:3478"], extra=(*PROXY, "--max-new-per-s=1000"))
+    with first, Callers(first.http) as callers, first.beside() as second:
+        assert tool(first, "drain", "--timeout", "1h").returncode == 0
+        until(lambda: not accepts(first))
+        process = psutil.Process(second.children()["ufrag-media-0"])
+        process.suspend()
+        time.sleep(1)
+        process.resume()
+        made = callers.made
+        until(lambda: callers.made > made + 50)
+        callers.stop()
+        assert (callers.failures, callers.statuses.keys()) == ([], {"call 201", "hangup 200"})
 
 
 def test_a_call_of_the_one_that_drains_goes_on_and_is_hung_up_through_the_other(relay: Relay) -> None:

@@ -309,3 +309,16 @@ def test_metrics_are_served(opened: list[ProcessSlot]) -> None:
     status, _, body = pages(opened).public["/metrics"]()
     assert status == 200
     assert b'ufrag_transceiver_sessions_capacity{worker="1"} 8.0' in body
+
+
+def test_another_user_who_asks_for_the_sockets_changes_nothing(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = start()
+    with monkeypatch.context() as as_another, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stranger:
+        as_another.setattr(os, "geteuid", lambda: 1234567)
+        stranger.connect(program._offer.sock.getsockname())
+        program._lend()
+    assert [own.slot.shared for own in program.slots] == [False, False]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as other:
+        other.connect(program._offer.sock.getsockname())
+        program._lend()
+    assert [own.slot.shared for own in program.slots] == [True, True]

@@ -22,7 +22,9 @@ from transceiver.http.server import HTTPServer
 LOOK_S = 0.1
 HANDSHAKE_S = 1.0  # for what was accepted and is no connection of HTTP yet: TLS
 LAST_S = 12.0  # a connection's patience between two requests, and a bit: then all have had their turn
-UNTAKEN_LOOKS = 5  # in a row with connections waiting, until they are taken to be nobody's
+UNTAKEN_LOOKS = (
+    25  # in a row with connections waiting, until they are nobody's; one that is busy may stall for a second
+)
 AGAIN_S = 5.0
 
 
