@@ -27,6 +27,7 @@ from relay.runtime.errors import EXIT_FAILURE, ConfigError
 from relay.runtime.given import GivenSockets
 from relay.runtime.launcher import Launcher, block_signals
 from relay.runtime.redis_url import RedisURL
+from relay.runtime.registered import LatLon
 from relay.runtime.systemd import ServiceManager
 from relay.settings import REDIS_GROUP, REDIS_LOOKUPS, Settings, build
 
@@ -59,6 +60,9 @@ START_OPTIONS = [
     click.option("--redis-password-file", type=click.Path(dir_okay=False, readable=False), help="Its password."),
     click.option("--redis-lookups", type=click.IntRange(1, 1_000_000), default=REDIS_LOOKUPS, show_default=True,
                  help="Flows a second that Redis is asked for at most."),
+    click.option("--id", help="Its name in `relay fleet`, with --redis. Default: host name and port."),
+    click.option("--region", help="Where it is, in a word, for `relay fleet`."),
+    click.option("--location", type=LatLon(), help="The same in degrees north and east."),
     click.option("--redis-group", default=REDIS_GROUP, show_default=True,
                  help="Relays of a group know each other's flows; their public addresses are the same."),
     click.option("--admin", type=AddressPort(), default="127.0.0.1:9464", show_default=True,
@@ -89,6 +93,9 @@ def settings_of(options: dict[str, Any], **reads: Any) -> Settings:
         redis_password_file=options["redis_password_file"],
         redis_lookups=options["redis_lookups"],
         redis_group=options["redis_group"],
+        own_id=options["id"],
+        region=options["region"],
+        location=options["location"],
         **reads,
     )
 
@@ -217,7 +224,7 @@ def token_show(text: str, route_key_file: str) -> None:
 
 
 for command in (
-    tools.status, tools.flows, tools.top, tools.drain, tools.undrain, tools.explain, tools.probe,
+    tools.status, tools.flows, tools.top, tools.fleet, tools.drain, tools.undrain, tools.explain, tools.probe,
 ):  # fmt: skip
     cli.add_command(command)
 

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Sequence
 
 from relay import flows
+from relay.announced import announcing
 from relay.metrics import families
 from relay.runtime import admin, drains, keys, watch
 from relay.runtime.admin_child import AdminChild
@@ -21,16 +22,12 @@ from relay.runtime.launcher import Child
 from relay.runtime.log import event
 from relay.runtime.metrics import CONTENT_TYPE, render
 from relay.runtime.sockets import listen, say_buffer
-from relay.settings import Settings
+from relay.settings import DRAINING, Settings
 from relay.slots import open_slots
 from relay.state import State
 from relay.worker import Worker
 
 log = logging.getLogger("ufrag.relay")
-
-# What stands in a slot's word while it drains. Beside taking no new flow, `push` leaves checks unanswered, so that
-# clients which have another candidate go there, while their media still passes both ways.
-DRAINING = {"wait": 1, "push": 2}
 
 
 class RelayProgram:
@@ -53,7 +50,10 @@ class RelayProgram:
             self.state.abandon()
             raise
         workers: list[Child] = [Worker(own.index, settings, self.slots, self.state.orphans) for own in self.slots]
-        self.children: Sequence[Child] = [*workers, AdminChild(admin_socket, self._pages(), self._leave)]
+        more: list[Child] = [AdminChild(admin_socket, self._pages(), self._leave)]
+        if settings.registry:
+            more.append(announcing(settings, self.slots, self._leave))
+        self.children: Sequence[Child] = [*workers, *more]
         self._announce(settings)
 
     def drain(self) -> None:

@@ -11,7 +11,7 @@ import ipaddress
 import re
 import secrets
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from socket import AF_INET, AF_INET6
@@ -19,7 +19,7 @@ from typing import Literal
 
 from _fastpath.slot import MOST_FLOWS
 from relay.redis_store import GROUP
-from relay.runtime import cpus, keys
+from relay.runtime import cpus, keys, registered
 from relay.runtime.config import Address, Network
 from relay.runtime.cpus import Plan
 from relay.runtime.errors import ConfigError
@@ -44,6 +44,9 @@ class RedisSettings:
 
 
 DrainMode = Literal["wait", "push"]
+# What stands in a slot's word while it drains. Beside taking no new flow, `push` leaves checks unanswered, so that
+# clients which have another candidate go there, while their media still passes both ways.
+DRAINING: Mapping[str, int] = {"wait": 1, "push": 2}
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class Settings:
     state_dir: str  # a path, `auto` or `none`
     admin: Address
     redis: RedisSettings | None
+    registry: registered.Entry | None
 
 
 def build(
@@ -91,6 +95,9 @@ def build(
     redis_password_file: str | None = None,
     redis_lookups: int = REDIS_LOOKUPS,
     redis_group: str = REDIS_GROUP,
+    own_id: str | None = None,
+    region: str | None = None,
+    location: registered.Location | None = None,
     make_plan: Callable[[str, int | None], Plan] = cpus.plan,
     load_keys: Callable[[Path], RouteKeys] = keys.load,
 ) -> Settings:
@@ -105,6 +112,7 @@ def build(
     _check_sizes(max_flows, max_half_open)
     check_buffer(recv_buffer)
     key_file = _key_file(route_key_file)
+    place = with_password_file(redis, redis_password_file)
     return Settings(
         listen=tuple(listen),
         internal=internal,
@@ -123,7 +131,8 @@ def build(
         recv_buffer=recv_buffer,
         state_dir=state_dir,
         admin=admin,
-        redis=_redis(with_password_file(redis, redis_password_file), redis_lookups, redis_group),
+        redis=_redis(place, redis_lookups, redis_group),
+        registry=registered.entry(place, own_id, region, location),
     )
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import sys
@@ -13,11 +14,12 @@ from pathlib import Path
 import click
 
 from relay import explain as explaining
+from relay import fleet as fleets
 from relay import probe as probing
 from relay import views
 from relay.flows import AdminClient, Filter, Flow
 from relay.redis_store import shown_routes
-from relay.runtime import drains, keys, screen
+from relay.runtime import drains, keys, registry, screen
 from relay.runtime.config import Address, AddressPort, Cidr, Duration, Network, parse_address
 from relay.runtime.errors import ConfigError, RuntimeFault
 from relay.runtime.redis_client import RedisClient, RedisDown
@@ -88,6 +90,45 @@ def routes_of(place: RedisPlace, group: str) -> Iterator[Flow]:
         raise RuntimeFault(f"Redis does not answer: {error}", where=str(place), mend=mend) from None
     finally:
         client.close()
+
+
+@click.command("fleet")
+@click.option(
+    "--redis",
+    type=RedisURL(),
+    required=True,
+    envvar="UFRAG_RELAY_REDIS",
+    show_envvar=True,
+    help="Where relays and transceivers announce themselves.",
+)
+@click.option(
+    "--redis-password-file",
+    type=click.Path(dir_okay=False),
+    envvar="UFRAG_RELAY_REDIS_PASSWORD_FILE",
+    help="Its password.",
+)
+@click.option("--json", "as_json", is_flag=True, help="All that is known, as a JSON list.")
+@click.option("--watch", is_flag=True, help="Look again and again, until Ctrl-C.")
+@click.option("--interval", type=Duration(), default="2s", show_default=True, help="Between two looks.")
+def fleet(
+    redis: RedisPlace, redis_password_file: str | None, as_json: bool, watch: bool, interval: float
+) -> None:  # fmt: skip
+    """Relays and transceivers, by what they say in Redis; silent are those that have gone without a word."""
+    place = with_password_file(redis, redis_password_file)
+    assert place is not None
+    client = RedisClient(place, timeout_s=REDIS_TIMEOUT_S)
+    with contextlib.closing(client):
+        if as_json:
+            click.echo(json.dumps(registry.read_fleet(client), indent=2))
+        elif watch:
+            screen.watch(
+                lambda: registry.read_fleet(client),
+                lambda _then, now, shown: fleets.fleet(now, time.time(), shown.width),
+                interval,
+            )
+        else:
+            console = screen.console()
+            console.print(fleets.fleet(registry.read_fleet(client), time.time(), console.width))
 
 
 @click.command()

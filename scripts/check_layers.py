@@ -40,10 +40,11 @@ LAYERS: tuple[tuple[int, str], ...] = (
     (4, "transceiver.settings transceiver.advertise transceiver.slots transceiver.metrics"),
     (4, "transceiver.admin_client transceiver.beside transceiver.views transceiver.apps transceiver.registry"),
     (4, "transceiver.session"),
-    (5, "relay.worker relay.route_cache relay.program transceiver.program transceiver.media transceiver.calls"),
+    (5, "relay.announced relay.worker relay.route_cache relay.program"),
+    (5, "transceiver.program transceiver.media transceiver.calls"),
     (5, "relay.doctor relay.doctor.*"),
     (5, "transceiver.http transceiver.http.* transceiver.caller transceiver.caller_*"),
-    (5, "relay.views relay.explain relay.probe"),
+    (5, "relay.views relay.explain relay.probe relay.fleet"),
     (6, "relay.cli relay.tools relay.__main__ transceiver.cli transceiver.__main__"),
     # The door of the console scripts looks at both houses from outside, by name and only when called.
     (6, "_fastpath.commands"),
@@ -66,6 +67,7 @@ ALLOWED_IN = {
     # Everything else takes `now` as an argument.
     "time": {
         *("relay.runtime.launcher", "relay.runtime.watch", "relay.runtime.screen", "relay.runtime.drains"),
+        "relay.runtime.registry",
         "relay.doctor.machine",  # how fine a clock is, never what it shows
         *("relay.route_cache", "relay.tools", "relay.probe", "transceiver.media", "transceiver.cli"),
     },

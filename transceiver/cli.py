@@ -36,6 +36,8 @@ from relay.runtime.config import (
 from relay.runtime.errors import ConfigError
 from relay.runtime.given import GivenSockets
 from relay.runtime.launcher import Launcher, block_signals
+from relay.runtime.redis_url import RedisURL
+from relay.runtime.registered import LatLon
 from relay.runtime.systemd import ServiceManager
 from transceiver import advertise
 
@@ -110,6 +112,11 @@ START_OPTIONS = [
     click.option("--beside", is_flag=True,
                  help="Share --http with the transceiver that has it, for it to be drained then; --internal takes "
                       "another port where that one is taken."),
+    click.option("--redis", type=RedisURL(), help="Where to announce itself, for `relay fleet`: URLs as the relay's."),
+    click.option("--redis-password-file", type=click.Path(dir_okay=False, readable=False), help="Its password."),
+    click.option("--id", help="Its name there. Default: host name and internal port."),
+    click.option("--region", help="Where it is, in a word, for `relay fleet`."),
+    click.option("--location", type=LatLon(), help="The same in degrees north and east."),
     click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True),
 ]  # fmt: skip
 
@@ -143,6 +150,11 @@ def settings_of(options: dict[str, Any]) -> Settings:
         recv_buffer=options["recv_buffer"],
         admin=options["admin"],
         beside=options["beside"],
+        redis=options["redis"],
+        redis_password_file=options["redis_password_file"],
+        own_id=options["id"],
+        region=options["region"],
+        location=options["location"],
     )
 
 

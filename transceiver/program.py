@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+import transceiver
 from _fastpath.media_slot import SessionView
 from relay.runtime import admin, drains, keys, watch
 from relay.runtime.admin_child import AdminChild
@@ -62,12 +63,24 @@ class TransceiverProgram:
         given.refuse_rest()
         processes = [process(own.index, settings, self.slots) for own in self.slots]
         self._begin_later_than(lent)
+        scheme = "https" if settings.tls else "http"
+        self._addresses = {
+            "addresses": [f"{scheme}://{self._http_address()}"],
+            "internal": [str(own.address) for own in self.slots],
+            "advertise": [*map(str, settings.advertise), *filter(None, [settings.advertise_file])],
+        }
         self._drain = Drain(self.slots, settings.drain_timeout_s)
         self._offer = beside.Offer(self._http_address())
         admin_child = AdminChild(
             admin_socket, pages(self.slots, self._drain), self._leave, {self._offer.sock.fileno(): self._lend}
         )
-        self.children: Sequence[Child] = [*processes, admin_child]
+        children: list[Child] = [*processes, admin_child]
+        if settings.registry:
+            from relay.runtime.registry import RegistryChild  # with it comes the Redis client
+
+            port = self.slots[0].address.port
+            children.append(RegistryChild("transceiver", settings.registry, port, self._described, self._leave_all))
+        self.children: Sequence[Child] = children
         self._announce(settings)
 
     def _begin_later_than(self, lent: beside.Lent | None) -> None:
@@ -111,6 +124,26 @@ class TransceiverProgram:
         """The admin process keeps the bells, to ring the loop for a hangup, and the sockets of HTTP, to lend them."""
         for own in self.slots:
             own.close_media_sockets()
+
+    def _leave_all(self) -> None:
+        for own in self.slots:
+            own.close()
+
+    def _described(self) -> dict[str, Any]:
+        """For the registry."""
+        slots = [own.slot for own in self.slots]
+        return {
+            **self._addresses,
+            "version": transceiver.__version__,
+            "workers": len(slots),
+            "generation": max(slot.generation for slot in slots),
+            "draining": "wait" if any(slot.draining for slot in slots) else "",
+            "load": {
+                "used": sum(slot.open_sessions for slot in slots),
+                "capacity": sum(slot.max_sessions for slot in slots),
+                "busy": max(max(slot.busy_ratio, slot.loop_busy_ratio) for slot in slots),
+            },
+        }
 
     def _lend(self) -> None:
         """In the admin process. The word comes first: who drains must not refuse what the other one would take. If

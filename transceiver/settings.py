@@ -19,12 +19,13 @@ from urllib.parse import urlsplit
 
 from _fastpath.media_slot import MOST_SESSIONS
 from _fastpath.wire.token import CLUSTERS
-from relay.runtime import cpus, keys
+from relay.runtime import cpus, keys, registered
 from relay.runtime.config import Address, Hidden, Network
 from relay.runtime.cpus import Plan
 from relay.runtime.errors import ConfigError
 from relay.runtime.keys import RouteKeys
 from relay.runtime.limits import LOOPBACK, check_buffer, check_unicast, check_workers, is_loopback
+from relay.runtime.redis_url import RedisPlace, with_password_file
 from relay.runtime.sockets import is_wildcard
 from transceiver.advertise import ENDPOINTS_MOST, Advertised, Endpoint
 
@@ -110,6 +111,7 @@ class Settings:
     recv_buffer: int
     admin: Address
     beside: bool
+    registry: registered.Entry | None
 
 
 def build(
@@ -139,6 +141,11 @@ def build(
     recv_buffer: int,
     admin: Address,
     beside: bool = False,
+    redis: RedisPlace | None = None,
+    redis_password_file: str | None = None,
+    own_id: str | None = None,
+    region: str | None = None,
+    location: registered.Location | None = None,
 ) -> Settings:
     plan = cpus.plan(cpus_spec, workers)
     check_workers(plan, internal)
@@ -170,6 +177,7 @@ def build(
         recv_buffer=recv_buffer,
         admin=admin,
         beside=beside,
+        registry=registered.entry(with_password_file(redis, redis_password_file), own_id, region, location),
     )
 
 

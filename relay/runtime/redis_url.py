@@ -23,7 +23,6 @@ import click
 
 from relay.runtime.config import Hidden, Secret
 from relay.runtime.errors import ConfigError
-from relay.runtime.keys import load_password
 
 Kind = Literal["single", "unix", "sentinel", "cluster"]
 
@@ -97,6 +96,8 @@ def with_password_file(place: RedisPlace | None, file: str | None) -> RedisPlace
         )
     if place.password:
         raise ConfigError("--redis has a password, too", where="--redis-password-file", mend="give it in one place")
+    from relay.runtime.keys import load_password  # compiled code comes with it, and a URL needs none
+
     return place.with_password(load_password(Path(file)))
 
 
