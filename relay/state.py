@@ -111,6 +111,11 @@ def place(settings: Settings) -> Path | None:
     return _SHARED_MEMORY / f"ufrag-relay-{os.geteuid()}-{_inode('/proc/self/ns/net')}-{at}"
 
 
+def bytes_needed(settings: Settings) -> int:
+    """What a start without old state takes there."""
+    return settings.plan.workers * slot_bytes(settings.max_flows) + _SPARE_BYTES
+
+
 def _inode(path: str) -> int:
     try:
         return os.stat(path).st_ino

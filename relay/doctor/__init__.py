@@ -1,8 +1,8 @@
 """`relay doctor`: whether this machine and this configuration would carry a relay, without starting one.
 
-`machine` reads, `capacity`, `network` and `keyfile` judge, `findings` shows; here is the list of checks. The settings
-are built as `relay start` builds them, but what there would end with the first error of the machine (a CPU that is
-not allowed, a key file) is a finding here, so that one run names everything.
+`machine` reads, `capacity`, `network`, `keyfile`, `redis` and `state` judge, `findings` shows; here is the list of
+checks. The settings are built as `relay start` builds them, but what there would end with the first error of the
+machine (a CPU that is not allowed, a key file) is a finding here, so that one run names everything.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from relay.doctor.network import (
     check_listen,
 )
 from relay.doctor.redis import check_redis
+from relay.doctor.state import check_state_dir
 from relay.runtime import cpus
 from relay.runtime.cpus import Plan
 from relay.runtime.keys import RouteKeys
@@ -47,7 +48,7 @@ def examine(machine: Machine, settings: Settings, rate: int) -> list[Finding]:
         check_key_file, check_listen, check_internal, check_admin, check_ephemeral_ports,
         check_recv_buffer, check_send_buffer, partial(check_stall, rate=rate), check_files,
         check_cpus, check_cpu_quota, check_memory, check_clock, check_internal_mtu, check_conntrack,
-        check_redis,
+        check_redis, check_state_dir,
     ]  # fmt: skip
     return [check(machine, settings) for check in checks]
 

@@ -23,9 +23,9 @@ from relay.settings import Settings
 # turn on the CPU takes some, the replacement of a dead worker some ten.
 STALL_PROBLEM_MS, STALL_WARNING_MS = 10, 100
 
-# Descriptors, counted on a running launcher: 8 + workers x (addresses + 3). Each start of a child takes some more for
-# a moment.
-_FILES_ALWAYS, _FILES_EACH = 32, 3
+# Descriptors, counted on a running launcher: 8, 2 for the state directory, and workers x (addresses + 4). Each start of
+# a child takes some more for a moment.
+_FILES_ALWAYS, _FILES_EACH = 32, 4
 
 _PROCESS_BYTES = 20 << 20  # what launcher, admin process and each worker take for themselves (19 MiB measured)
 _TICK_S = 1 / 16  # of the flow table's ages
@@ -134,8 +134,8 @@ def check_cpu_quota(machine: Machine, settings: Settings) -> Finding:
 
 
 def check_memory(machine: Machine, settings: Settings) -> Finding:
-    """Flow tables are reserved at the start, in memfds: no mount of /dev/shm bounds those, but the cgroup does. The
-    kernel books socket buffers there too, as they fill."""
+    """Flow tables are reserved at the start; the cgroup bounds them, too, wherever they lie. The kernel books socket
+    buffers there as well, as they fill."""
     workers = settings.plan.workers
     slots = workers * slot_bytes(settings.max_flows)
     buffers = workers * (len(settings.listen) + 1) * 2 * settings.recv_buffer

@@ -111,6 +111,31 @@ class Machine:
         finally:
             client.close()
 
+    # ---- directories
+
+    def lstat(self, path: Path) -> os.stat_result | None:
+        """Of itself, where it is a link; nothing where it is not, or not for us to see."""
+        try:
+            return path.lstat()
+        except OSError:
+            return None
+
+    def may_write(self, directory: Path) -> bool:
+        return os.access(directory, os.W_OK | os.X_OK)
+
+    def free_bytes(self, directory: Path) -> int:
+        room = os.statvfs(directory)
+        return room.f_bavail * room.f_frsize
+
+    def slot_bytes_in(self, directory: Path) -> int:
+        return sum(file.stat().st_size for file in directory.glob("slot-*"))
+
+    def file_system(self, directory: Path) -> str:
+        """Its type, such as tmpfs. Mounts hide those before them."""
+        mounts = (line.split() for line in self.read_text("/proc/self/mounts").splitlines())
+        found = [(Path(words[1]), words[2]) for words in mounts if directory.resolve().is_relative_to(words[1])]
+        return max(reversed(found), key=lambda each: len(each[0].parts), default=(directory, "unknown"))[1]
+
     # ---- the operator's files
 
     def stat(self, path: Path) -> os.stat_result:

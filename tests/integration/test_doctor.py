@@ -174,7 +174,7 @@ def test_an_internal_port_that_is_a_public_one(key_file: Path) -> None:
 def test_a_file_limit_that_is_too_low(key_file: Path) -> None:
     answer = doctor(key_file, "--workers", "20", prepare=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100)))
     assert answer.problems == ["files"]
-    assert "ulimit -n 112" in answer.mend["files"]  # 32 + 20 x (1 + 3)
+    assert "ulimit -n 132" in answer.mend["files"]  # 32 + 20 x (1 + 4)
 
 
 def test_a_cpu_outside_the_affinity_mask(key_file: Path) -> None:

@@ -28,6 +28,7 @@ class FakeMachine(Machine):
         self.limits = (1024, 4096)
         self.given = Buffers(512 << 20, 512 << 20)
         self.resolution_s = 0.004
+        self.room = 1 << 30
         self.faults: dict[str, RuntimeFault] = {}
         self.redis_down = ""
         self.redis_servers: list[dict[str, str]] = []
@@ -54,6 +55,9 @@ class FakeMachine(Machine):
         if self.redis_down:
             raise RedisDown(self.redis_down)
         return self.redis_servers
+
+    def free_bytes(self, directory: Path) -> int:
+        return self.room
 
     def coarse_resolution_s(self) -> float:
         return self.resolution_s
