@@ -74,7 +74,7 @@ def without_capabilities(names: str) -> tuple[str, ...]:
 def test_a_good_configuration(key_file: Path) -> None:
     answer = doctor(key_file)
     assert (answer.status, answer.problems) == (0, [])
-    assert len(answer.verdicts) == 15
+    assert len(answer.verdicts) == 17
 
 
 def test_what_the_doctor_says_is_true(key_file: Path) -> None:

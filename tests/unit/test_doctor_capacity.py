@@ -88,8 +88,8 @@ def test_files(tmp_path: Path, limits: tuple[int, int], verdict: str) -> None:
     machine.limits = limits
     found = check_files(machine, settings())
     assert found.verdict == verdict
-    assert found.found.startswith("40 needed")
-    assert ("ulimit -n 40" in found.mend) == (verdict == "problem")
+    assert found.found.startswith("42 needed")
+    assert ("ulimit -n 42" in found.mend) == (verdict == "problem")
     assert ("needs root" in found.mend) == (limits == (41, 41))
 
 
