@@ -17,7 +17,7 @@ import os
 import socket
 import stat
 from collections import Counter
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
 from typing import NamedTuple
 
 from relay.runtime.config import Address, endpoint
@@ -61,8 +61,9 @@ class GivenSockets:
     """Those that nobody has taken yet."""
 
     def __init__(self, given: Iterable[Given] = ()) -> None:
-        self._left = sorted(given, key=lambda each: each.worker)  # the store keeps no order
-        self.stored = sorted({each.name for each in self._left if each.worker >= 0})
+        ordered = sorted(given, key=lambda each: each.worker)  # the store keeps no order
+        self.stored = sorted({each.name for each in ordered if each.worker >= 0})
+        self._left = list(_once_each(ordered))
         self._given = Counter(each.place for each in self._left)
 
     @classmethod
@@ -103,6 +104,18 @@ class GivenSockets:
             what = f"nobody reads {', '.join(map(str, self._left))}"
             mend = "give an address once for each worker at most, and none that is not in the configuration"
             raise ConfigError(what, where=_FOR, mend=mend)
+
+
+def _once_each(given: Iterable[Given]) -> Iterator[Given]:
+    """Of a socket that came twice, from its unit and from the store, the first: two workers may not read one socket."""
+    seen: set[int] = set()
+    for each in given:
+        inode = os.fstat(each.sock.fileno()).st_ino
+        if inode in seen:
+            each.sock.close()
+        else:
+            seen.add(inode)
+            yield each
 
 
 def _adopt(name: str, descriptor: int) -> Given:

@@ -50,6 +50,7 @@ class ServiceManager:
         self._watchdog_s = watchdog_s
         self._status = status
         self._ready = False  # READY=1 was delivered
+        self._reloading = False  # and is to be again, whoever beats by now
         self._ending = ""
         self._said = ""  # the status
         self._deaf = False  # the last message was not delivered
@@ -84,7 +85,8 @@ class ServiceManager:
         if self.due_s is None or now < self.due_s:
             return
         lines = []
-        if not self._ready and not self._ending and all(_has_beaten(record, now) for record in records):
+        begun = self._reloading or all(_has_beaten(record, now) for record in records)
+        if begun and not self._ready and not self._ending:
             lines.append("READY=1")
         well = bool(self._ending) or all(_is_fresh(record, now) for record in records)
         if self._watchdog_s and well:
@@ -107,7 +109,7 @@ class ServiceManager:
     def reload(self, now: float) -> None:
         """Before a reload; the next `tend` says that it is over. Not before the start is: READY=1 would end that."""
         if self._ready and not self._ending and self._send(["RELOADING=1", f"MONOTONIC_USEC={int(now * 1e6)}"]):
-            self._ready, self.due_s = False, now
+            self._ready, self._reloading, self.due_s = False, True, now
 
     def end(self, why: str, within_s: float) -> None:
         """The program drains or stops, within that time."""
@@ -189,7 +191,7 @@ class ServiceManager:
 
 def _has_beaten(record: Record, now: float) -> bool:
     """Since its fork: the word of its heart may still be a predecessor's."""
-    if not record.child.essential:
+    if not record.child.essential or record.finished:
         return True
     age_s = None if record.pid is None else record.child.heart_age_s(now)
     return record.pid is not None and (age_s is None or age_s < now - record.born_s)

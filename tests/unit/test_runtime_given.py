@@ -124,6 +124,17 @@ def test_stored_ones_are_in_the_order_of_their_workers_and_what_is_left_of_them_
     assert socks[1].fileno() >= 0
 
 
+def test_a_socket_that_its_unit_gives_and_the_store_too_is_one(manager: ServiceManager) -> None:
+    first = manager.opens(UDP)
+    second = manager.opens(UDP, port=first.getsockname()[1])
+    again = first.dup()
+    found = GivenSockets([Given("ufrag-0", again), Given("ufrag-1", second), Given("unit", first)])
+    take = [found.take(address_of(first), UDP, "--listen", shared=True) for _ in range(3)]
+    assert take == [first, second, None]
+    assert again.fileno() == -1
+    assert found.stored == ["ufrag-0", "ufrag-1"]
+
+
 # Which is refused
 
 

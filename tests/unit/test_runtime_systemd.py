@@ -148,6 +148,18 @@ def test_a_reload_is_told_and_its_end() -> None:
     assert told == [(10, "RELOADING=1"), (10, "MONOTONIC_USEC=110000000"), (10, "READY=1")]
 
 
+def test_a_reload_is_over_even_while_a_worker_is_not_well() -> None:
+    world = World("worker 0", "worker 1")
+    manager = Told(world)
+    beating(world, 0)
+    beating(world, 1, silent_between=(9.0, 20.0))
+    world.kernel.at(world_time(9.5), lambda: world.kernel.end(world.children[1].pid, 1))
+    world.signal_after(10, signal.SIGHUP)
+    world.signal_after(12, signal.SIGINT)
+    world.run()
+    assert manager.times("READY=1")[1:] == [10]
+
+
 @pytest.mark.parametrize("draining", [False, True])
 def test_no_reload_is_told_before_the_start_is_over_nor_in_a_drain(draining: bool) -> None:
     """Each would make a READY=1 of its own, that is, end the start or the drain."""
