@@ -45,7 +45,7 @@ def run(folder: Path, seed: int, seconds: float, names: Sequence[str]) -> list[s
         seen = world.talkers.result
         click.echo(f"{seen['sent']} packets, {seen['lost']} lost, {account.excused:.0f} excused")
         click.echo(f"{len(calls)} calls, {good} good; ended {dict(world.transceiver.ended())}")
-        return account.broken
+    return [*account.broken, *account.leftovers()]
 
 
 def step(world: World, account: Account, dice: Random, names: Sequence[str], begun_s: float) -> None:

@@ -24,9 +24,12 @@ class Account:
         self.excused = 0.0  # packets
         self.broken: list[str] = []
         self._lost = world.talkers.lost
+        self._seen: set[psutil.Process] = set()
 
     def step(self, name: str, excused_s: float) -> int:
         """What was lost since the last step."""
+        for program in (self.world.relay, self.world.transceiver):
+            self._seen.update(psutil.Process(program.pid).children(recursive=True))
         lost, self._lost = self.world.talkers.lost - self._lost, self.world.talkers.lost
         self.excused += excused_s * PPS
         if lost > excused_s * PPS + UNDER_WAY:
@@ -36,6 +39,11 @@ class Account:
     def expect(self, true: bool, what: str) -> None:
         if not true:
             self.broken.append(what)
+
+    def leftovers(self) -> list[str]:
+        """Processes of any moment that are there when all should have ended."""
+        left = [process for process in self._seen if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+        return [f"process {process.pid} ({process.name()}) is left" for process in left]
 
     # ---- the end
 

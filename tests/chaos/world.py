@@ -47,10 +47,11 @@ class World:
 
     def _relay_options(self) -> tuple[str, ...]:
         times = ("--flow-timeout", str(FLOW_TIMEOUT_S), "--half-open-timeout", "2")
-        return times
+        return (*times, "--redis", self.redis.url)
 
     def _transceiver(self, internal: str) -> Transceiver:
-        return Transceiver(self.key_file, advertise=[self.relay.target], internal=internal)
+        redis = ("--redis", self.redis.url)
+        return Transceiver(self.key_file, advertise=[self.relay.target], internal=internal, extra=redis)
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
