@@ -10,53 +10,26 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from _fastpath.batch cimport (
-    BATCH_MAX,
-    PAYLOAD_ROOM,
-    RESUMES_MOST,
-    STAGE_OPEN,
-    Batch,
-    BatchState,
-    batch_abandon,
-    batch_commit,
-    batch_resume,
-    control_of,
-    name_of,
-    payload_of,
+    BATCH_MAX, PAYLOAD_ROOM, RELEASED, RESUMES_MOST, STAGE_OPEN, Batch, BatchState, batch_abandon, batch_commit, batch_resume,
+    control_of, name_of, payload_of,
 )
 from _fastpath.down cimport decide_down, queue_down
 from _fastpath.flows cimport (
-    FLOW_ESTABLISHED,
-    FLOW_HALF_OPEN,
-    FLOWS_PER_TOKEN,
-    Flow,
-    FlowSeed,
-    FlowsHeader,
-    flow_find,
-    flow_open,
-    token_make_room,
-    flows_repair,
-    flows_sweep,
-    key_hash,
+    FLOW_ESTABLISHED, FLOW_HALF_OPEN, FLOWS_PER_TOKEN, Flow, FlowSeed, FlowsHeader, flow_find, flow_open, token_make_room,
+    flows_repair, flows_sweep, key_hash,
 )
-from _fastpath.forward cimport Forwarder, finish_down, finish_up, hear_siblings, take_keys
+from _fastpath.forward cimport Forwarder, Loop, hear_siblings, take_keys
+from _fastpath.hold cimport HeldPacket, HoldHeader, Waiting
+from _fastpath.inheritance cimport hold_repair
+from _fastpath.passage cimport pass_down, pass_up
 from _fastpath.peers cimport Peer, PeersHeader, peer_intern, peers_collect
+from _fastpath.recovery cimport recovery_fill, recovery_hear, recovery_label, recovery_left, recovery_resume
 from _fastpath.router cimport INTERNAL, Router
 from _fastpath.siphash cimport SipKey, siphash13, siphash24
 from _fastpath.slot cimport SlotHeader
 from _fastpath.sockets cimport (
-    AF_INET,
-    CMSG_DATA,
-    CMSG_LEN,
-    CMSG_SPACE,
-    IP_PKTINFO,
-    IPPROTO_IP,
-    IPPROTO_IPV6,
-    IPV6_PKTINFO,
-    MSG_TRUNC,
-    cmsghdr,
-    in6_pktinfo,
-    in_pktinfo,
-    mmsghdr,
+    AF_INET, CMSG_DATA, CMSG_LEN, CMSG_SPACE, IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6, IPV6_PKTINFO, MSG_TRUNC, cmsghdr, in6_pktinfo,
+    in_pktinfo, mmsghdr,
 )
 from _fastpath.up cimport decide_up
 from _fastpath.verdicts cimport BYTES_DOWN, BYTES_UP, DOWN_ABANDONED, PACKETS_DOWN, PACKETS_UP, PENDING, UP_ABANDONED
@@ -75,7 +48,8 @@ mapped = lru_cache(4096)(envelope.mapped)
 unmapped = lru_cache(4096)(envelope.unmapped)
 
 SIZES = {"Flow": sizeof(Flow), "FlowsHeader": sizeof(FlowsHeader), "Peer": sizeof(Peer), "PeersHeader": sizeof(PeersHeader),
-         "BatchState": sizeof(BatchState), "SlotHeader": sizeof(SlotHeader), "mmsghdr": sizeof(mmsghdr)}
+         "BatchState": sizeof(BatchState), "SlotHeader": sizeof(SlotHeader), "HoldHeader": sizeof(HoldHeader), "Waiting": sizeof(Waiting),
+         "HeldPacket": sizeof(HeldPacket), "mmsghdr": sizeof(mmsghdr)}
 OFFSETS = {"epoch": <size_t>&(<SlotHeader*>0).turn.epoch, "heart": <size_t>&(<SlotHeader*>0).steering.heart,
            "state": <size_t>&(<Flow*>0).state, "route": <size_t>&(<Flow*>0).route, "token": <size_t>&(<Flow*>0).token,
            "seen": <size_t>&(<Flow*>0).seen, "nonce": <size_t>&(<Flow*>0).nonce, "generation": <size_t>&(<Flow*>0).generation}
@@ -113,14 +87,24 @@ cdef tuple from_name(const void* name):
     return unmapped(bytes(endpoint.address[:16])), endpoint.port[0] << 8 | endpoint.port[1]
 
 
+cdef tuple flow_of(const Batch* batch, uint32_t i, bint down):
+    """(client, local) of a packet that was decided about: its envelope stands before the payload, or is where that would be."""
+    cdef uint8_t* key = payload_of(batch, i) + 2 if down else payload_of(batch, i) - 36
+    return envelope.unpack_key(key[:36])
+
+
 cdef class Harness:
     """Drives a Forwarder's passes; `tick` is the time."""
 
     cdef readonly Forwarder forwarder
+    cdef list left                    # what left the hold and was not looked at yet
 
     def __init__(self, forwarder: Forwarder) -> None:
         self.forwarder = forwarder
+        self.left = []
         flows_repair(&forwarder.loop.router.flows)
+        hold_repair(&forwarder.loop.router.hold, forwarder.loop.batch.state, forwarder.loop.router.public_count,
+                    forwarder.loop.router.tick)
         batch_resume(&forwarder.loop.batch)
 
     @property
@@ -194,7 +178,9 @@ cdef class Harness:
     def step_up(self, socket: int):
         cdef Batch* batch = &self.forwarder.loop.batch
         decide_up(&self.forwarder.loop.router, batch, socket)
-        return self.commit(self.pretend_sent(False, socket, BATCH_MAX), PACKETS_UP, BYTES_UP)
+        results = self.commit(self.pretend_sent(False, socket, BATCH_MAX), PACKETS_UP, BYTES_UP)
+        self.release()
+        return results
 
     def down(self, packets):
         """[(verdict, None or (socket, client, source or None, payload))] for (sender, datagram)s on the internal leg."""
@@ -204,9 +190,47 @@ cdef class Harness:
     def step_down(self):
         return self.commit(self.decide_and_send_down(BATCH_MAX), PACKETS_DOWN, BYTES_DOWN)
 
-    cdef dict decide_and_send_down(self, uint32_t most):
+    # ------------------------------------------------------------------------------------------------------------------- hold
+
+    def turn(self) -> list:
+        """What a worker does at the beginning of a round: takes answers, lets go of what waited too long. What left the hold since
+        the last turn: [(direction, (client, local), verdict, None or as `up` and `down` have it)]."""
+        if self.forwarder.loop.router.hold.exchange != NULL:
+            recovery_hear(&self.forwarder.loop.router)
+        self.release()
+        left, self.left = self.left, []
+        return left
+
+    cdef int release(self) except -1:
+        """All that is ready, by the same steps as the loop's; what left goes to `left`."""
+        cdef Router* router = &self.forwarder.loop.router
+        for source in [*range(router.public_count), INTERNAL] if router.hold.ready_count else []:
+            while recovery_fill(router, &self.forwarder.loop.batch, source):
+                self.step_released(source)
+        recovery_left(router)
+        return 0
+
+    def step_released(self, source: int) -> list:
+        """Decides, sends and counts the open batch, which came from the hold."""
+        cdef Batch* batch = &self.forwarder.loop.batch
+        cdef uint32_t i
+        if source == INTERNAL:
+            results = self.commit(self.decide_and_send_down(BATCH_MAX, True), PACKETS_DOWN, BYTES_DOWN)
+        else:
+            decide_up(&self.forwarder.loop.router, batch, source)
+            recovery_label(batch)
+            results = self.commit(self.pretend_sent(False, source, BATCH_MAX), PACKETS_UP, BYTES_UP)
+        way = "down" if source == INTERNAL else "up"
+        self.left += [(way, flow_of(batch, i, source == INTERNAL), *result) for i, result in enumerate(results)]
+        return results
+
+    # ---------------------------------------------------------------------------------------------------------------- sending
+
+    cdef dict decide_and_send_down(self, uint32_t most, bint released=False):
         cdef Batch* batch = &self.forwarder.loop.batch
         cdef uint32_t sockets = decide_down(&self.forwarder.loop.router, batch)
+        if released:
+            recovery_label(batch)
         sent = {}
         for socket in range(self.forwarder.loop.router.public_count):
             if sockets >> socket & 1:
@@ -259,18 +283,23 @@ cdef class Harness:
     def finish(self):
         """What a successor does with the batch it found: the rest of it, or, where too many died in it, nothing more."""
         cdef Batch* batch = &self.forwarder.loop.batch
-        cdef bint down = batch.state.source == INTERNAL
+        cdef uint32_t source = batch.state.source & ~<uint32_t>RELEASED
+        cdef bint down = source == INTERNAL
         if batch.state.resumes >= RESUMES_MOST:
             batch_abandon(batch, DOWN_ABANDONED if down else UP_ABANDONED)
+        if batch.state.source & RELEASED:
+            recovery_resume(batch)
+            return self.step_released(source)
         return self.step_down() if down else self.step_up(batch.state.source)
 
     def send(self) -> None:
         """Decides, sends and commits the open batch as the loop does, on the sockets there are: with none each send is refused."""
-        cdef Batch* batch = &self.forwarder.loop.batch
+        cdef Loop* loop = &self.forwarder.loop
+        cdef Batch* batch = &loop.batch
         if batch.state.source == INTERNAL:
-            finish_down(&self.forwarder.loop)
+            pass_down(&loop.router, batch, loop.publics)
         else:
-            finish_up(&self.forwarder.loop, batch.state.source)
+            pass_up(&loop.router, batch, loop.internal, loop.publics, batch.state.source)
 
     def resumed(self) -> int:
         """What a successor finds: how many packets are in an unfinished batch."""

@@ -26,7 +26,7 @@ from _fastpath.flows cimport (
 )
 from _fastpath.peers cimport NO_PEER, PeerTable, peers_attach
 from _fastpath.slot cimport Slot
-from _fastpath.verdicts cimport BATCH_BUCKETS, BATCHES, COUNTERS, FIRST_DOWN, PACKETS_DOWN, PACKETS_UP, PENDING, VERDICTS
+from _fastpath.verdicts cimport BATCH_BUCKETS, BATCHES, COUNTERS, FIRST_DOWN, HELD, PACKETS_DOWN, PACKETS_UP, PENDING, VERDICTS
 from _fastpath.wire.address cimport ENDPOINT_BYTES
 
 from _fastpath.wire.envelope import mapped
@@ -155,6 +155,8 @@ cdef int check_books(const Counters* counters) except -1:
     cdef uint64_t batches = 0
     cdef uint32_t i
     for i in range(PENDING + 1, <uint32_t>VERDICTS):
+        if i == HELD:
+            continue                  # they are counted when they leave
         if i < FIRST_DOWN:
             up += counters.value[i]
         else:

@@ -32,6 +32,9 @@ cdef enum:
     # A packet that kills whoever handles it must not do so for ever: from this resumption on, what is undecided is given up.
     RESUMES_MOST = 3
 
+    INTERNAL = 255                    # the internal socket's index where public ones are 0..15
+    RELEASED = 256                    # added to a batch's source: its packets were on hold (`hold`)
+
     NO_MORE = 0                       # results of batch_receive below zero are errors
     SOCKET_DEAD = -1
 
@@ -42,7 +45,7 @@ cdef struct Counters:
 cdef struct BatchState:               # shared memory
     uint64_t number                   # of the batch under way
     uint32_t stage
-    uint32_t source                   # index of the socket it came from
+    uint32_t source                   # index of the socket it came from, RELEASED added where they waited in between
     uint32_t active                   # which of the two counter blocks is valid
     uint32_t resumes                  # how many workers have tried to finish the batch under way
     uint32_t spare[10]
@@ -56,6 +59,7 @@ cdef struct Packet:                   # what the deciding room works out for a p
     uint16_t target                   # peer number (up) or public socket (down)
     uint8_t plan                      # the verdict if sending succeeds; PENDING: nothing planned
     uint8_t kind
+    uint8_t fallback                  # verdict without a flow for a packet that was on hold; PENDING for all others
 
 cdef struct Batch:
     BatchState* state
@@ -73,6 +77,8 @@ cdef struct Batch:
     uint32_t count                    # packets in the batch
     uint32_t queued                   # messages waiting to be sent
     uint64_t bytes                    # payload bytes that were in it
+    uint64_t held_bytes               # of these, of packets that were put on hold: counted when they leave it
+    uint32_t held                     # such packets
 
 cdef inline uint8_t* payload_of(const Batch* batch, uint32_t i) noexcept nogil:
     return batch.arena + <size_t>i * PACKET_ROOM + HEADROOM

@@ -16,7 +16,8 @@ from _fastpath.sockets cimport (
     recvmmsg,
     sendmmsg,
 )
-from _fastpath.verdicts cimport BATCH_BUCKETS, BATCHES, PENDING
+from _fastpath.verdicts cimport BATCH_BUCKETS, BATCHES, HELD, PENDING
+from _fastpath.wire.envelope cimport ENVELOPE_BYTES
 
 cdef enum:
     PAGE = 4096
@@ -103,10 +104,15 @@ cdef uint32_t batch_resume(Batch* batch) noexcept nogil:
     cdef bint counted = batch.state.counters[batch.state.active & 1].batch == batch.state.number
     batch.count = taken(batch) if open_batch and not counted else 0
     batch.queued = 0
+    batch.held = 0
+    batch.held_bytes = 0
     for i in range(<uint32_t>BATCH_MAX):
         aim(batch, i)
         if i >= batch.count:
             rearm(batch, i)
+        elif batch.state.verdict[i] == HELD:
+            batch.held += 1
+            batch.held_bytes += batch.received[i].msg_len - (ENVELOPE_BYTES if batch.state.source == INTERNAL else 0)
     if batch.count == 0:
         store32(&batch.state.stage, STAGE_IDLE)
     batch.state.resumes += 1
@@ -184,8 +190,8 @@ cdef void batch_commit(Batch* batch, uint32_t packets_counter, uint32_t bytes_co
     memcpy(counters, &state.counters[1 - other], sizeof(Counters))
     for i in range(batch.count):
         counters.value[state.verdict[i]] += 1
-    counters.value[packets_counter] += batch.count
-    counters.value[bytes_counter] += batch.bytes
+    counters.value[packets_counter] += batch.count - batch.held
+    counters.value[bytes_counter] += batch.bytes - batch.held_bytes
     counters.value[BATCHES] += 1
     counters.value[BATCH_BUCKETS + size_bucket(batch.count)] += 1
     store64(&counters.batch, state.number)
@@ -193,4 +199,6 @@ cdef void batch_commit(Batch* batch, uint32_t packets_counter, uint32_t bytes_co
     for i in range(batch.count):
         rearm(batch, i)
     batch.count = 0
+    batch.held = 0
+    batch.held_bytes = 0
     store32(&state.stage, STAGE_IDLE)

@@ -5,11 +5,12 @@ from libc.string cimport memcmp, memcpy
 
 from _fastpath.batch cimport NAME_ROOM, CONTROL_ROOM, Packet, name_of, payload_of
 from _fastpath.flows cimport (
-    FLOW_ESTABLISHED, Flow, flow_remember, flow_establish, flow_find, flow_retoken, flow_route, key_hash,
+    FLOW_ESTABLISHED, Flow, flow_remember, flow_establish, flow_find, flow_retoken, flow_route, flow_tell, key_hash,
     next_hop_of, owner_of, prefetch_flow, prefetch_word, token_takes,
 )
+from _fastpath.hold cimport hold_packet, hold_waits
 from _fastpath.peers cimport NO_PEER
-from _fastpath.router cimport ANY_TOKEN, Public
+from _fastpath.router cimport ANY_TOKEN, INTERNAL, Public, allowed, socket_of
 from _fastpath.sockets cimport (
     AF_INET, CMSG_DATA, CMSG_LEN, CMSG_SPACE, IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6, IPV6_PKTINFO, MSG_TRUNC,
     cmsghdr, in6_pktinfo, in_pktinfo, mmsghdr,
@@ -17,6 +18,7 @@ from _fastpath.sockets cimport (
 from _fastpath.up cimport adopt, room_for
 from _fastpath.verdicts cimport (
     DOWN_ANSWER, DOWN_BAD_ENVELOPE, DOWN_ESTABLISHED, DOWN_MEDIA, DOWN_MOVED, DOWN_NOT_NEXT_HOP, DOWN_NO_FLOW,
+    DOWN_NO_ROUTE,
     DOWN_OWNER_LIVE, DOWN_TRUNCATED, FIRST_DOWN_DROP, FLOWS_MOVED, PENDING,
 )
 from _fastpath.wire.address cimport ENDPOINT_BYTES, Endpoint, from_sockaddr, to_sockaddr
@@ -74,15 +76,29 @@ cdef inline uint8_t route_down(Router* router, Packet* packet, const void* sende
     cdef bint answer = is_binding_success(packet.payload, packet.length)
     from_sockaddr(sender_name, sender.address, sender.port)
     if flow == NULL:
-        flow = adopt(router, packet, &sender, ANY_TOKEN)
+        if not (router.hold.exchange != NULL and packet.fallback == PENDING and hold_waits(&router.hold, packet)):
+            flow = adopt(router, packet, &sender, ANY_TOKEN)
         if flow == NULL:
-            return DOWN_NO_FLOW
+            return missed(router, packet, &sender)
     packet.target = flow.socket
     if memcmp(&sender, &router.peers.peers[next_hop_of(flow)].endpoint, ENDPOINT_BYTES) != 0:
         return from_contender(router, flow, &sender) if answer else DOWN_NOT_NEXT_HOP
     if flow.seen != router.tick:
         flow.seen = router.tick
     return answered(router, flow) if answer else DOWN_MEDIA
+
+
+cdef uint8_t missed(Router* router, const Packet* packet, const Endpoint* sender) noexcept nogil:
+    """Nobody here knows the flow. It is asked for only where it can be one: from an owner there may be, by a socket there is."""
+    if packet.fallback != PENDING:
+        return packet.fallback
+    if router.hold.exchange == NULL:
+        return DOWN_NO_FLOW
+    if not allowed(router, sender):
+        return DOWN_NOT_NEXT_HOP
+    if socket_of(router, envelope_key(packet.payload)) >= router.public_count:
+        return DOWN_NO_ROUTE
+    return hold_packet(&router.hold, packet, INTERNAL, sender, router.tick)
 
 
 cdef uint8_t answered(Router* router, Flow* flow) noexcept nogil:
@@ -96,9 +112,11 @@ cdef uint8_t answered(Router* router, Flow* flow) noexcept nogil:
             and <uint16_t>(router.tick - flow.checked) > router.owner_hold_ticks:
         flow_retoken(&router.flows, flow, flow.pending_token, room_for(router, flow.pending_token))
         flow_remember(&router.flows, flow, NO_PEER, 0)
+        flow_tell(&router.flows, flow)
     if flow.state == FLOW_ESTABLISHED:
         return DOWN_ANSWER
     flow_establish(&router.flows, flow)
+    flow_tell(&router.flows, flow)
     return DOWN_ESTABLISHED
 
 
@@ -121,6 +139,7 @@ cdef uint8_t from_contender(Router* router, Flow* flow, const Endpoint* sender) 
     flow_establish(&router.flows, flow)
     flow.answered = router.tick
     router.events[FLOWS_MOVED] += 1
+    flow_tell(&router.flows, flow)
     return DOWN_MOVED
 
 

@@ -16,6 +16,7 @@ Rules
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from _fastpath.atomics cimport prefetch, store8, store16, store32
+from _fastpath.exchange cimport Exchange
 from _fastpath.peers cimport PeerTable
 from _fastpath.siphash cimport SipKey, load_le64, siphash13
 from _fastpath.wire.envelope cimport KEY_BYTES
@@ -75,6 +76,7 @@ cdef struct FlowTable:
     uint32_t mask
     PeerTable* peers
     uint64_t* events                  # Event counters
+    Exchange* exchange                # who is told of flows that are established and that end; NULL: nobody
 
 # What a new flow is made of; `key` is copied.
 cdef struct FlowSeed:
@@ -140,6 +142,7 @@ cdef Flow* flow_open(FlowTable* table, const FlowSeed* seed) noexcept nogil
 cdef void flow_free(FlowTable* table, Flow* flow) noexcept nogil
 cdef void flow_retoken(FlowTable* table, Flow* flow, uint64_t token, uint32_t room) noexcept nogil
 cdef void flow_establish(FlowTable* table, Flow* flow) noexcept nogil
+cdef void flow_tell(FlowTable* table, const Flow* flow) noexcept nogil
 cdef void flow_route(FlowTable* table, Flow* flow, uint16_t next_hop, uint16_t owner) noexcept nogil
 cdef void flow_remember(FlowTable* table, Flow* flow, uint16_t owner, uint64_t token) noexcept nogil
 cdef bint token_takes(const FlowTable* table, const Flow* flow, uint64_t token, uint32_t room) noexcept nogil

@@ -3,6 +3,7 @@
 from libc.string cimport memcpy, memset
 
 from _fastpath.atomics cimport fence_release
+from _fastpath.exchange cimport exchange_news
 from _fastpath.peers cimport peer_hold, peer_release, peers_collect, peers_recount_begin
 from _fastpath.verdicts cimport FLOWS_CREATED, FLOWS_EVICTED, INDEX_REBUILDS
 
@@ -35,6 +36,7 @@ cdef void flows_attach(FlowTable* table, uint8_t* memory, PeerTable* peers, uint
     table.by_token = table.by_key + table.mask + 1
     table.peers = peers
     table.events = events
+    table.exchange = NULL
 
 
 # ------------------------------------------------------------------------------------------------------------------- the indexes
@@ -262,6 +264,8 @@ cdef void flow_free(FlowTable* table, Flow* flow) noexcept nogil:
     """Unknown at once to siblings (odd generation, free state), then out of the indexes."""
     cdef uint32_t number = number_of(table, flow)
     gauge_of(table, flow.state)[0] -= 1
+    if table.exchange != NULL and flow.state == FLOW_ESTABLISHED:
+        exchange_news(table.exchange, <const uint8_t*>flow.key, NULL, NULL, 0)
     store16(&flow.generation, flow.generation | 1)
     store8(&flow.state, FLOW_FREE)
     table.header.key_words -= index_remove(table.by_key, table.mask, flow.hash, number)
@@ -279,6 +283,13 @@ cdef void flow_establish(FlowTable* table, Flow* flow) noexcept nogil:
         table.header.half_open -= 1
         table.header.established += 1
         store8(&flow.state, FLOW_ESTABLISHED)
+
+
+cdef void flow_tell(FlowTable* table, const Flow* flow) noexcept nogil:
+    """The route of an established flow, which is new, to the route cache."""
+    if table.exchange != NULL:
+        exchange_news(table.exchange, <const uint8_t*>flow.key, &table.peers.peers[owner_of(flow)].endpoint,
+                      &table.peers.peers[next_hop_of(flow)].endpoint, flow.nonce)
 
 
 cdef void flow_retoken(FlowTable* table, Flow* flow, uint64_t token, uint32_t room) noexcept nogil:

@@ -3,6 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from _fastpath.batch cimport Batch
+from _fastpath.exchange cimport Exchanger
 from _fastpath.router cimport PUBLICS_MAX, Router
 from _fastpath.slot cimport Slot, SlotHeader
 from _fastpath.wire.token cimport TokenKeys
@@ -25,7 +26,7 @@ cdef struct Loop:
     uint32_t keys_version             # ... which makes this odd while it writes
     uint32_t keys_taken               # the version that `router.keys` is
 
-cdef class Forwarder:
+cdef class Forwarder(Exchanger):
     cdef Loop loop
     cdef Slot slot
     cdef tuple siblings
@@ -35,5 +36,3 @@ cdef class Forwarder:
 
 cdef void take_keys(Loop* loop) noexcept nogil
 cdef void hear_siblings(Router* router) noexcept nogil
-cdef void finish_up(Loop* loop, uint32_t socket) noexcept nogil
-cdef void finish_down(Loop* loop) noexcept nogil

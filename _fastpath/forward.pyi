@@ -1,9 +1,10 @@
 from collections.abc import Sequence
 
+from _fastpath.exchange import Exchanger
 from _fastpath.slot import Slot
 from _fastpath.wire.token import Keyring
 
-class Forwarder:
+class Forwarder(Exchanger):
     def __init__(
         self,
         slot: Slot,
@@ -22,6 +23,8 @@ class Forwarder:
         half_open_timeout_s: float = 5,
         owner_hold_s: float = 12,
         epoch: int = 0,
+        cache: bool = False,
+        lookups_per_s: float = 0,
     ) -> None: ...
     @property
     def writes(self) -> bool: ...

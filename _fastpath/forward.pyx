@@ -15,20 +15,19 @@ from _fastpath.atomics cimport fence_acquire, fence_release, load32, load64, sto
 from _fastpath.batch cimport (
     BATCH_MAX,
     BATCH_MIN,
-    RESUMES_MOST,
     SOCKET_DEAD,
-    batch_abandon,
     batch_attach,
-    batch_commit,
     batch_detach,
     batch_receive,
-    batch_resume,
-    batch_send,
 )
-from _fastpath.down cimport decide_down, queue_down
+from _fastpath.exchange cimport exchange_say
 from _fastpath.flows cimport TICKS_PER_SECOND, FlowTable, flows_attach, flows_repair, flows_sweep
+from _fastpath.passage cimport pass_down, pass_ready, pass_resumed, pass_up
 from _fastpath.peers cimport PeerTable, peers_attach, peers_collect
+from _fastpath.hold cimport hold_attach, hold_detach, hold_open
+from _fastpath.inheritance cimport hold_repair
 from _fastpath.rates cimport rates_free, rates_make
+from _fastpath.recovery cimport recovery_hear
 from _fastpath.router cimport INTERNAL, NETWORKS_MAX, TABLES_MAX, Public, Router
 from _fastpath.siblings cimport Asks, asks_serve
 from _fastpath.sockets cimport (
@@ -47,8 +46,7 @@ from _fastpath.sockets cimport (
     read,
 )
 from _fastpath.turns cimport TURN_OVER, TURN_REPAIR, turn_end, turn_take, turn_yield
-from _fastpath.up cimport decide_up
-from _fastpath.verdicts cimport *
+from _fastpath.verdicts cimport ASKS_LOST, FLOWS_EXPIRED
 from _fastpath.wire.address cimport Network
 from _fastpath.wire.token cimport Keyring, TokenKeys
 
@@ -56,6 +54,7 @@ cdef enum:
     WAKE = 254                        # index of the eventfd where sockets are 0..15 and INTERNAL
     WAIT_MS = 250                     # an idle worker still beats its heart and sweeps
     SWEEP_WAIT_MS = 5                 # while a sweep is under way
+    HOLD_WAIT_MS = 31                 # while packets are on hold: half a tick
     SWEEP_BUDGET = 1024               # flows looked at between two batches: some microseconds
     SWEEP_IDLE_BUDGET = 8192          # the same with nothing to forward
     PACKETS_WITHOUT_WAIT = 256        # busy sockets may not hide the others for longer
@@ -78,38 +77,6 @@ cdef uint32_t read_tick() noexcept nogil:
 
 # ------------------------------------------------------------------------------------------------------------------- batches
 
-cdef void finish_up(Loop* loop, uint32_t socket) noexcept nogil:
-    decide_up(&loop.router, &loop.batch, socket)
-    batch_send(&loop.batch, loop.internal, UP_SEND_BUFFER, UP_SEND_TOO_BIG, UP_SEND_REFUSED)
-    batch_commit(&loop.batch, PACKETS_UP, BYTES_UP)
-
-
-cdef void finish_down(Loop* loop) noexcept nogil:
-    cdef uint32_t sockets = decide_down(&loop.router, &loop.batch)
-    cdef uint32_t socket = 0
-    while sockets:
-        if sockets & 1:
-            queue_down(&loop.router, &loop.batch, socket)
-            batch_send(&loop.batch, loop.publics[socket], DOWN_SEND_BUFFER, DOWN_SEND_TOO_BIG, DOWN_SEND_REFUSED)
-        sockets >>= 1
-        socket += 1
-    batch_commit(&loop.batch, PACKETS_DOWN, BYTES_DOWN)
-
-
-cdef void resume(Loop* loop) noexcept nogil:
-    """Finishes the batch that a predecessor was killed in."""
-    cdef bint down = loop.batch.state.source == INTERNAL
-    if batch_resume(&loop.batch) == 0:
-        return
-    loop.slot.events[BATCHES_RESUMED] += 1
-    if loop.batch.state.resumes >= RESUMES_MOST:
-        batch_abandon(&loop.batch, DOWN_ABANDONED if down else UP_ABANDONED)
-    if down:
-        finish_down(loop)
-    else:
-        finish_up(loop, loop.batch.state.source)
-
-
 cdef int serve(Loop* loop, uint32_t socket) noexcept nogil:
     """One batch of one socket. 1: there may be more, 0: it is empty, SOCKET_DEAD."""
     cdef bint down = socket == INTERNAL
@@ -119,9 +86,9 @@ cdef int serve(Loop* loop, uint32_t socket) noexcept nogil:
         return count
     loop.handled += <uint32_t>count
     if down:
-        finish_down(loop)
+        pass_down(&loop.router, &loop.batch, loop.publics)
     else:
-        finish_up(loop, socket)
+        pass_up(&loop.router, &loop.batch, loop.internal, loop.publics, socket)
     if <uint32_t>count == limit[0]:
         limit[0] = min(2 * limit[0], <uint32_t>BATCH_MAX)
         return 1
@@ -209,6 +176,13 @@ cdef void beat(Loop* loop) noexcept nogil:
     take_keys(loop)
 
 
+cdef int patience(const Loop* loop) noexcept nogil:
+    """How long to wait for packets where there is nothing else to do, in milliseconds."""
+    if loop.sweep_due:
+        return SWEEP_WAIT_MS
+    return HOLD_WAIT_MS if loop.router.hold.header.asked else WAIT_MS
+
+
 cdef int failed(Loop* loop) noexcept nogil:
     """Keeps the error where Python's own calls cannot change it."""
     loop.error = errno
@@ -224,7 +198,10 @@ cdef int begin(Loop* loop) noexcept nogil:
     beat(loop)
     if turn == TURN_REPAIR:
         flows_repair(&loop.router.flows)
-    resume(loop)
+    hold_repair(&loop.router.hold, loop.batch.state, loop.router.public_count, loop.router.tick)
+    pass_resumed(&loop.router, &loop.batch, loop.internal, loop.publics)
+    if loop.router.hold.ready_count:
+        pass_ready(&loop.router, &loop.batch, loop.internal, loop.publics)
     return 1
 
 
@@ -236,13 +213,17 @@ cdef int run_loop(Loop* loop) noexcept nogil:
     while True:
         if loop.handled >= PACKETS_WITHOUT_WAIT or not (publics or internal):
             loop.handled = 0
-            if wait(loop, 0 if publics or internal else SWEEP_WAIT_MS if loop.sweep_due else WAIT_MS, &publics, &internal) < 0:
+            if wait(loop, 0 if publics or internal else patience(loop), &publics, &internal) < 0:
                 return failed(loop)
         if load64(&loop.slot.turn.epoch) != loop.epoch and turn_yield(&loop.slot.turn, loop.epoch) == TURN_OVER:
             return SUPERSEDED
         if load32(&loop.slot.steering.stopping):
             return STOPPED
         beat(loop)
+        if loop.router.hold.exchange != NULL:
+            recovery_hear(&loop.router)
+            if loop.router.hold.ready_count:
+                pass_ready(&loop.router, &loop.batch, loop.internal, loop.publics)
         for socket in range(loop.router.public_count):
             if publics & (<uint32_t>1 << socket):
                 more = serve(loop, socket)
@@ -256,12 +237,15 @@ cdef int run_loop(Loop* loop) noexcept nogil:
                 return failed(loop)
             internal = more != 0
         sweep(loop, SWEEP_BUDGET if publics or internal else SWEEP_IDLE_BUDGET)
+        if loop.router.hold.exchange != NULL:
+            exchange_say(loop.router.hold.exchange)
 
 
 # ---------------------------------------------------------------------------------------------------------------- Python's side
 
-cdef class Forwarder:
+cdef class Forwarder(Exchanger):
     """A worker's forwarding: sockets and memory given, then `run` until told to stop. `epoch` is its number, the slot's if none is given.
+    With `cache`, what nobody here knows is asked for through `Exchanger`, `lookups_per_s` times a second at most (0: no bound).
 
     `siblings` are the slots of other workers, `orphans` those whose workers are no more: flows are taken over from both, but nobody
     answers for the latter. `publics` are (fd, family, 16 address bytes or None for a wildcard, port); `backends` (16 prefix bytes, bits of them).
@@ -274,7 +258,7 @@ cdef class Forwarder:
     def __init__(self, slot: Slot, *, siblings=(), orphans=(), keyring: Keyring, backends=(), publics=(), internal=(-1, 2), wake=-1,
                  max_half_open: int, max_new_per_network_s: float = 0, max_new_per_token_s: float = 0,
                  flow_timeout_s: float = 30, half_open_timeout_s: float = 5,
-                 owner_hold_s: float = 12, epoch: int = 0):
+                 owner_hold_s: float = 12, epoch: int = 0, cache: bool = False, lookups_per_s: float = 0):
         cdef Router* router = &self.loop.router
         self.slot = slot
         self.siblings = *siblings, *orphans
@@ -297,6 +281,11 @@ cdef class Forwarder:
         flows_attach(&router.flows, slot.memory + slot.header.flows_at, &router.peers, router.events)
         if batch_attach(&self.loop.batch, slot.memory + slot.header.batch_at) < 0:
             raise MemoryError("no memory for a batch")
+        hold_attach(&router.hold, slot.memory + slot.header.hold_at, &self.loop.batch)
+        if cache:
+            self.open_exchange(&router.events[ASKS_LOST], wake)
+            hold_open(&router.hold, &self.exchange, lookups_per_s)
+            router.flows.exchange = &self.exchange
         self.set_backends(backends)
         self.set_publics(publics)
         self.set_siblings(len(siblings))
@@ -305,6 +294,7 @@ cdef class Forwarder:
 
     def __dealloc__(self) -> None:
         batch_detach(&self.loop.batch)
+        hold_detach(&self.loop.router.hold)
         free(self.loop.router.sibling_flows)
         free(self.loop.router.sibling_peers)
         free(self.loop.router.sibling_asks)

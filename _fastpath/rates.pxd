@@ -24,8 +24,17 @@ cdef struct RateBook:
     uint64_t price                    # of doing it once
     uint64_t burst
 
+# One rate, without anybody to tell apart; price 0: no bound.
+cdef struct Allowance:
+    uint64_t paid
+    uint64_t price
+    uint64_t burst
+
 # 0 a second: no bound. At once so many seconds' worth may be done, and so many times at least.
 cdef int rates_make(RateBook* book, double most_per_s, double burst_s, int burst_least) except -1
 cdef void rates_free(RateBook* book) noexcept nogil
 cdef uint64_t network_hash(const SipKey* secret, const uint8_t* client) noexcept nogil
 cdef bint rate_admits(RateBook* book, uint64_t hash, uint32_t tick) noexcept nogil
+
+cdef Allowance allowance_of(double most_per_s, double burst_s)
+cdef bint allowance_admits(Allowance* allowance, uint32_t tick) noexcept nogil

@@ -38,15 +38,31 @@ cdef uint64_t network_hash(const SipKey* secret, const uint8_t* client) noexcept
 
 cdef bint rate_admits(RateBook* book, uint64_t hash, uint32_t tick) noexcept nogil:
     """Whether it may be done once more now; if so it has been."""
-    cdef uint64_t now = <uint64_t>tick * UNIT
-    cdef uint64_t* paid
     if book.paid == NULL:
         return True
-    paid = &book.paid[hash & (BUCKETS - 1)]
+    return pays(&book.paid[hash & (BUCKETS - 1)], book.price, book.burst, tick)
+
+
+cdef inline bint pays(uint64_t* paid, uint64_t price, uint64_t burst, uint32_t tick) noexcept nogil:
+    cdef uint64_t now = <uint64_t>tick * UNIT
     # In the past: all is paid for. Further ahead than it can be: ticks have wrapped since.
-    if paid[0] < now or paid[0] > now + book.burst + book.price:
+    if paid[0] < now or paid[0] > now + burst + price:
         paid[0] = now
-    if paid[0] + book.price > now + book.burst:
+    if paid[0] + price > now + burst:
         return False
-    paid[0] += book.price
+    paid[0] += price
     return True
+
+
+cdef Allowance allowance_of(double most_per_s, double burst_s):
+    """Rounded so that it is never more, however high the rate."""
+    cdef Allowance allowance
+    memset(&allowance, 0, sizeof(Allowance))
+    if most_per_s > 0:
+        allowance.price = <uint64_t>(TICKS_PER_SECOND * UNIT / most_per_s) + 1
+        allowance.burst = max(<uint64_t>(burst_s * TICKS_PER_SECOND * UNIT), allowance.price)
+    return allowance
+
+
+cdef bint allowance_admits(Allowance* allowance, uint32_t tick) noexcept nogil:
+    return allowance.price == 0 or pays(&allowance.paid, allowance.price, allowance.burst, tick)

@@ -8,7 +8,7 @@ from libc.stdint cimport uint8_t, uint32_t
 
 from _fastpath.atomics cimport store32, store64
 from _fastpath.batch cimport (
-    BATCH_MAX, CONTROL_ROOM, NAME_ROOM, NOT_TAKEN, PAYLOAD_ROOM, STAGE_IDLE, STAGE_OPEN, Batch, BatchState, batch_attach, batch_detach,
+    BATCH_MAX, CONTROL_ROOM, NAME_ROOM, NOT_TAKEN, PAYLOAD_ROOM, RELEASED, STAGE_IDLE, STAGE_OPEN, Batch, BatchState, batch_attach, batch_detach,
 )
 from _fastpath.flows cimport (
     FLOW_FREE, Flow, FlowsHeader, FlowTable, flows_attach, flows_bytes, flows_repair, key_hash, next_hop_of, owner_of,
@@ -90,9 +90,10 @@ cdef bint batch_fits(uint8_t* memory) noexcept nogil:
     cdef Batch batch
     cdef bint fits
     cdef int i
+    cdef uint32_t source = state.source & ~<uint32_t>RELEASED
     if state.stage == STAGE_IDLE:
         return True
-    if state.stage != STAGE_OPEN or (state.source >= PUBLICS_MAX and state.source != INTERNAL) or batch_attach(&batch, memory) < 0:
+    if state.stage != STAGE_OPEN or (source >= PUBLICS_MAX and source != INTERNAL) or batch_attach(&batch, memory) < 0:
         return False
     fits = True
     for i in range(BATCH_MAX):

@@ -32,6 +32,7 @@ cdef struct Asks:                     # 128 bytes
     uint64_t token[ASKS_KEPT]
 
 cdef bint flow_copy(const FlowTable* sibling, const uint8_t* key, uint32_t hash, FlowCopy* copy) noexcept nogil
+cdef bint copy_stable(const FlowTable* sibling, const Flow* flow, const uint8_t* key, FlowCopy* copy) noexcept nogil
 cdef uint32_t token_flows(const FlowTable* sibling, uint64_t token) noexcept nogil
 cdef void asks_post(Asks* asks, uint64_t token, uint32_t since) noexcept nogil
 cdef void asks_serve(const Asks* asks, uint32_t* heard, FlowTable* own, uint32_t tick) noexcept nogil

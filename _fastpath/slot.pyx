@@ -5,22 +5,28 @@ from libc.string cimport memcmp, memcpy, memset
 from _fastpath.atomics cimport load32, load64, store32, store64
 from _fastpath.batch cimport BATCH_MAX, PACKET_ROOM, BatchState, Counters, batch_bytes, batch_format
 from _fastpath.flows cimport (
+    FLOW_ESTABLISHED,
     FLOW_FREE,
     FLOWS_MAX,
+    KEY_BYTES,
     Flow,
     FlowsHeader,
     flows_attach,
     flows_bytes,
     flows_format,
+    key_hash,
     next_hop_of,
     owner_of,
 )
+from _fastpath.hold cimport BLOCK_BYTES, BLOCKS, HOLD_FLOWS, HoldHeader, Waiting, hold_bytes, hold_format
 from _fastpath.peers cimport PEERS_MAX, Peer, PeersHeader, peers_attach, peers_bytes, peers_format
 from _fastpath.siphash cimport siphash24
+from _fastpath.siblings cimport FlowCopy, copy_stable, flow_copy
 from _fastpath.turns cimport WRITER_DIED, turn_died
 from _fastpath.verdicts cimport COUNTERS, VERDICTS
+from _fastpath.wire.address cimport ENDPOINT_BYTES
 
-from _fastpath.verdicts import COUNTER_NAMES, EVENT_NAMES, TOKEN_OUTCOME_NAMES
+from _fastpath.verdicts import CACHE_STAT_NAMES, COUNTER_NAMES, EVENT_NAMES, TOKEN_OUTCOME_NAMES
 from _fastpath.wire.envelope import unmapped, unpack_key
 
 TICKS_PER_SECOND = 16
@@ -29,6 +35,9 @@ SECRET_BYTES = 16
 MOST_FLOWS = FLOWS_MAX
 EPOCHS_OF_A_LAUNCHER = 1 << 32
 cdef const char* MAGIC = b"UFRAGSLT"
+
+cdef enum:
+    TICKS_AHEAD = 16                  # how far a worker's clock may be ahead of one that was read before
 
 cdef size_t section(size_t length) noexcept nogil:
     return (length + SECTION - 1) & ~<size_t>(SECTION - 1)
@@ -41,7 +50,7 @@ cdef uint32_t peers_for(uint32_t max_flows) noexcept nogil:
 
 cdef uint64_t layout_checksum() noexcept nogil:
     """Two builds that lay a slot out differently must not take over from each other."""
-    cdef uint64_t sizes[10]
+    cdef uint64_t sizes[14]
     cdef SipKey key
     key.k0 = key.k1 = 0
     sizes[0] = sizeof(SlotHeader)
@@ -54,6 +63,10 @@ cdef uint64_t layout_checksum() noexcept nogil:
     sizes[7] = PACKET_ROOM
     sizes[8] = COUNTERS
     sizes[9] = VERDICTS
+    sizes[10] = sizeof(HoldHeader)
+    sizes[11] = sizeof(Waiting)
+    sizes[12] = HOLD_FLOWS
+    sizes[13] = BLOCKS * BLOCK_BYTES
     return siphash24(&key, <uint8_t*>sizes, sizeof(sizes))
 
 
@@ -65,7 +78,7 @@ def slot_bytes(max_flows: int) -> int:
     if not 1 <= max_flows <= FLOWS_MAX:
         raise ValueError(f"a slot has 1 to {FLOWS_MAX} flows, not {max_flows}")
     return (SLOT_HEADER_ROOM + section(flows_bytes(max_flows)) + section(peers_bytes(peers_for(max_flows)))
-            + section(batch_bytes()))
+            + section(batch_bytes()) + section(hold_bytes()))
 
 
 def flow_bytes(max_flows: int) -> float:
@@ -116,8 +129,9 @@ cdef class Slot:
         cdef SlotHeader* header = self.header
         cdef uint64_t peers_at = SLOT_HEADER_ROOM + section(flows_bytes(header.max_flows))
         cdef uint64_t batch_at = peers_at + section(peers_bytes(peers_for(header.max_flows)))
+        cdef uint64_t hold_at = batch_at + section(batch_bytes())
         return header.flows_at == SLOT_HEADER_ROOM and header.peers_at == peers_at and header.batch_at == batch_at \
-            and header.total_bytes == batch_at + section(batch_bytes()) and header.total_bytes == buffer_bytes
+            and header.hold_at == hold_at and header.total_bytes == hold_at + section(hold_bytes()) and header.total_bytes == buffer_bytes
 
     def format(self, max_flows: int, secret: bytes) -> None:
         cdef SlotHeader* header = self.header
@@ -133,10 +147,12 @@ cdef class Slot:
         header.peers_at = header.flows_at + section(flows_bytes(max_flows))
         header.batch_at = header.peers_at + section(peers_bytes(peers_for(max_flows)))
         header.turn.epoch = 1                     # numbers begin here: 0 is nobody
+        header.hold_at = header.batch_at + section(batch_bytes())
         memcpy(&header.secret, raw, SECRET_BYTES)
         flows_format(self.memory + header.flows_at, max_flows)
         peers_format(self.memory + header.peers_at, peers_for(max_flows))
         batch_format(self.memory + header.batch_at)
+        hold_format(self.memory + header.hold_at)
         self.state = <BatchState*>(self.memory + header.batch_at)
         memcpy(header.magic, MAGIC, 8)            # last: a slot half formatted is none
 
@@ -245,13 +261,57 @@ cdef class Slot:
         """Flows have numbers below this."""
         return load32(&(<FlowsHeader*>(self.memory + self.header.flows_at)).high_water)
 
+    def held(self) -> dict[str, int]:
+        """Packets that wait for the route cache's answer, and their flows."""
+        cdef HoldHeader* hold = <HoldHeader*>(self.memory + self.header.hold_at)
+        return {"packets": load32(&hold.held), "flows": load32(&hold.asked)}
+
+    def set_cache_stat(self, name: str, value: int) -> None:
+        """One of CACHE_STAT_NAMES. For one writer, whoever asks the route cache."""
+        store64(&self.header.cache_stats[CACHE_STAT_NAMES.index(name)], value)
+
+    def cache_stats(self) -> dict[str, int]:
+        return {name: load64(&self.header.cache_stats[i]) for i, name in enumerate(CACHE_STAT_NAMES)}
+
+    cdef void attach(self, FlowTable* flows, PeerTable* peers):
+        peers_attach(peers, self.memory + self.header.peers_at, &self.header.secret, 0)
+        flows_attach(flows, self.memory + self.header.flows_at, peers, NULL)
+
+    def live_flows(self, first: int, most: int, tick: int, flow_ticks: int) -> list[tuple[bytes, bytes, bytes, int]]:
+        """(key, owner, next hop, nonce) of established flows among `most` numbers from `first` on that were heard of within so many
+        ticks. Cheap, and safe while its worker writes: a flow that changes just then is left out."""
+        cdef FlowTable flows
+        cdef PeerTable peers
+        cdef FlowCopy copy
+        cdef uint32_t number
+        cdef uint32_t now = tick & 0xffffffff
+        cdef uint32_t ticks = flow_ticks
+        self.attach(&flows, &peers)
+        found = []
+        for number in range(min(first, self.flows_used), min(first + most, self.flows_used)):
+            # A flow heard of in a round that began after `tick` was read is as alive as can be.
+            if flows.flows[number].state == FLOW_ESTABLISHED and now - flows.flows[number].seen + TICKS_AHEAD <= ticks + TICKS_AHEAD \
+                    and copy_stable(&flows, &flows.flows[number], <const uint8_t*>flows.flows[number].key, &copy):
+                found.append((copy.flow.key[:KEY_BYTES], (<uint8_t*>&copy.owner)[:ENDPOINT_BYTES],
+                              (<uint8_t*>&copy.next_hop)[:ENDPOINT_BYTES], copy.flow.nonce))
+        return found
+
+    def has_flow(self, key: bytes) -> bool:
+        """Whether there is an established flow with this key of 36 bytes, whoever writes meanwhile."""
+        cdef FlowTable flows
+        cdef PeerTable peers
+        cdef FlowCopy copy
+        if len(key) != KEY_BYTES:
+            raise ValueError(f"a key has {KEY_BYTES} bytes")
+        self.attach(&flows, &peers)
+        return flow_copy(&flows, key, key_hash(&self.header.secret, key), &copy)
+
     def flow_list(self, first: int = 0, most: int = FLOWS_MAX) -> list[dict[str, object]]:
         """The flows among `most` numbers from `first` on. A table that is being written may show one twice or not at all."""
         cdef FlowTable flows
         cdef PeerTable peers
         cdef uint32_t number
-        peers_attach(&peers, self.memory + self.header.peers_at, &self.header.secret, 0)
-        flows_attach(&flows, self.memory + self.header.flows_at, &peers, NULL)
+        self.attach(&flows, &peers)
         found = []
         for number in range(min(first, self.flows_used), min(first + most, self.flows_used)):
             if flows.flows[number].state != FLOW_FREE:

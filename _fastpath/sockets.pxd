@@ -95,6 +95,12 @@ cdef extern from "<sys/epoll.h>" nogil:
     int epoll_ctl(int epfd, int op, int fd, epoll_event* event)
     int epoll_wait(int epfd, epoll_event* events, int maxevents, int timeout)
 
+cdef extern from "<sys/eventfd.h>" nogil:
+    int EFD_CLOEXEC
+    int EFD_NONBLOCK
+
+    int eventfd(unsigned int number, int flags)
+
 cdef extern from "<time.h>" nogil:
     ctypedef int clockid_t
     clockid_t CLOCK_MONOTONIC

@@ -5,6 +5,10 @@ Each line of 64 bytes has one writer that matters: the launcher, the hot thread,
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+cdef enum:
+    DRAINING = 1                      # nothing new is taken; what is there may stay until it ends
+    DRAINING_PUSH = 2                 # and a relay leaves checks unanswered: clients with another way take it
+
 cdef struct Steering:
     uint32_t draining                 # 1: nothing new is taken; 2 (a relay): checks of what there is stay unanswered, too
     uint32_t stopping                 # the process is to end

@@ -1,3 +1,6 @@
+DRAIN: int
+DRAIN_PUSH: int
+
 class Steered:
     draining: int
     stopping: bool

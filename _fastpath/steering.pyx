@@ -3,6 +3,10 @@
 from _fastpath.atomics cimport load32, load64, store32, store64
 
 
+DRAIN = DRAINING
+DRAIN_PUSH = DRAINING_PUSH
+
+
 cdef class Steered:
     @property
     def draining(self) -> int:

@@ -6,22 +6,24 @@ arrival; bundles, one day, order them by `Packet.target`, the next hop's number.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, memset
 
 from _fastpath.atomics cimport load32
 from _fastpath.batch cimport Packet, control_of, name_of, payload_of
 from _fastpath.flows cimport (
     FLOW_ESTABLISHED, FLOW_HALF_OPEN, FLOWS_PER_TOKEN, Flow, FlowSeed, flow_find, flow_open, flow_remember, key_hash, next_hop_of,
-    owner_of, prefetch_flow, prefetch_word, token_has_flow, token_make_room,
+    flow_retoken, flow_tell, owner_of, prefetch_flow, prefetch_word, token_has_flow, token_make_room,
 )
+from _fastpath.hold cimport hold_check, hold_packet, hold_waits
 from _fastpath.peers cimport NO_PEER, peer_intern
 from _fastpath.rates cimport network_hash, rate_admits
-from _fastpath.router cimport ANY_TOKEN, Public
+from _fastpath.router cimport ANY_TOKEN, Public, allowed
 from _fastpath.siblings cimport FlowCopy, asks_post, flow_copy, token_flows
-from _fastpath.siphash cimport siphash13
+from _fastpath.siphash cimport SipKey, siphash13
 from _fastpath.sockets cimport AF_INET, CMSG_DATA, IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6, IPV6_PKTINFO, MSG_TRUNC, cmsghdr, in_pktinfo, mmsghdr
+from _fastpath.steering cimport DRAINING_PUSH
 from _fastpath.verdicts cimport (
-    FIRST_UP_DROP, FLOWS_ADOPTED, OUTCOME_FLOW, OUTCOME_FOREIGN_OWNER, OUTCOME_FORGED, OUTCOME_MALFORMED,
+    FIRST_UP_DROP, FLOWS_ADOPTED, HELD, OUTCOME_FLOW, OUTCOME_FOREIGN_OWNER, OUTCOME_FORGED, OUTCOME_MALFORMED,
     OUTCOME_OTHER_VERSION, OUTCOME_UNKNOWN_KEY, OUTCOME_VERIFIED, PENDING, TOKEN_OUTCOMES, UP_ADOPTED,
     UP_BAD_COOKIE, UP_BAD_DESTINATION, UP_BAD_SOURCE, UP_CHECK, UP_CONTENDED, UP_DRAINING, UP_FOREIGN_OWNER,
     UP_HALF_OPEN_FULL, UP_LONG_USERNAME, UP_MEDIA, UP_NO_FLOW, UP_NO_TOKEN, UP_NO_USERNAME, UP_OPENED,
@@ -29,11 +31,11 @@ from _fastpath.verdicts cimport (
     UP_TOO_SHORT, UP_TRUNCATED, UP_UNKNOWN_KIND,
 )
 from _fastpath.wire.address cimport (
-    ENDPOINT_BYTES, Endpoint, from_sockaddr, is_answerable, is_mapped, map_ipv4, within_any,
+    ENDPOINT_BYTES, Endpoint, from_sockaddr, is_answerable, map_ipv4,
 )
 from _fastpath.wire.demux cimport KIND_BAD_COOKIE, KIND_STUN, KIND_TOO_SHORT, KIND_UNKNOWN, classify
 from _fastpath.wire.envelope cimport (
-    ENVELOPE_BYTES, KEY_CLIENT, KEY_CLIENT_PORT, KEY_LOCAL, KEY_LOCAL_PORT, envelope_key, envelope_seal,
+    ENVELOPE_BYTES, KEY_BYTES, KEY_CLIENT, KEY_CLIENT_PORT, KEY_LOCAL, KEY_LOCAL_PORT, envelope_key, envelope_seal,
 )
 from _fastpath.wire.stun cimport (
     STUN_LONG_USERNAME, STUN_NO_USERNAME, STUN_OK, Span, StunResult, find_username, is_binding_request,
@@ -135,18 +137,29 @@ cdef inline void queue_up(Router* router, Batch* batch, uint32_t i) noexcept nog
 
 cdef inline uint8_t route_up(Router* router, Packet* packet, uint32_t socket) noexcept nogil:
     cdef Flow* flow = flow_find(&router.flows, envelope_key(packet.payload), packet.hash)
-    cdef uint8_t verdict = UP_MEDIA
     if packet.kind == KIND_STUN and is_binding_request(packet.payload):
         return route_check(router, packet, socket, flow)
     if flow == NULL:
-        flow = adopt(router, packet, NULL, ANY_TOKEN)
-        verdict = UP_ADOPTED
-        if flow == NULL:
-            return UP_NO_FLOW
+        return route_missed(router, packet, socket)
     if flow.seen != router.tick:
         flow.seen = router.tick
     packet.target = next_hop_of(flow)
-    return verdict
+    return UP_MEDIA
+
+
+cdef uint8_t route_missed(Router* router, Packet* packet, uint32_t socket) noexcept nogil:
+    """We have no flow. Behind packets that wait for it this one waits, too, whatever a sibling knows by now: they stay in order."""
+    cdef bint holds = router.hold.exchange != NULL and packet.fallback == PENDING
+    cdef Flow* flow = NULL
+    if not (holds and hold_waits(&router.hold, packet)):
+        flow = adopt(router, packet, NULL, ANY_TOKEN)
+    if flow != NULL:
+        flow.seen = router.tick
+        packet.target = next_hop_of(flow)
+        return UP_ADOPTED
+    if holds:
+        return hold_packet(&router.hold, packet, socket, NULL, router.tick)
+    return packet.fallback if packet.fallback != PENDING else UP_NO_FLOW
 
 
 cdef inline void count_token(Router* router, int key_id, uint32_t outcome) noexcept nogil:
@@ -167,6 +180,8 @@ cdef uint8_t route_check(Router* router, Packet* packet, uint32_t socket, Flow* 
     if length == 0:
         count_token(router, 7, OUTCOME_MALFORMED)
         return UP_NO_TOKEN
+    if load32(router.draining) == DRAINING_PUSH:
+        return UP_DRAINING                        # whoever has another way takes it; media goes on meanwhile
     token = siphash13(&router.secret, username.start, length)
     if flow != NULL and flow.token == token:
         return own_check(router, packet, flow, username.start)
@@ -197,14 +212,6 @@ cdef uint8_t refusal(Router* router, TokenResult result, const uint8_t* text) no
     return UP_TOKEN_FORGED
 
 
-cdef bint allowed(const Router* router, const Endpoint* owner) noexcept nogil:
-    """Whether tokens may point there: a host's address inside --backends, of a family that the internal socket can name."""
-    cdef bint mapped = is_mapped(owner.address)
-    if router.peers.family == AF_INET and not mapped or not is_answerable(owner.address, owner.port):
-        return False
-    return within_any(router.backends, router.backend_count, owner.address)
-
-
 cdef uint8_t route_new_token(Router* router, Packet* packet, uint32_t socket, Flow* flow, const Span* username,
                              size_t length, uint64_t token) noexcept nogil:
     """A token that is not the flow's own: it must be authentic, and its owner allowed, before any state is made or touched."""
@@ -214,6 +221,8 @@ cdef uint8_t route_new_token(Router* router, Packet* packet, uint32_t socket, Fl
     if result == TOKEN_VERIFIED and not allowed(router, &route.owner):
         count_token(router, route.key_id, OUTCOME_FOREIGN_OWNER)
         return UP_FOREIGN_OWNER
+    if flow == NULL and result == TOKEN_VERIFIED and packet.fallback == PENDING and hold_check(&router.hold, packet, socket):
+        return HELD
     if flow == NULL and (result == TOKEN_VERIFIED or result == TOKEN_UNKNOWN_KEY):
         # A sibling's flow may know a token whose key is retired; it is taken over only if this is its own token.
         flow = adopt(router, packet, NULL, ANY_TOKEN if result == TOKEN_VERIFIED else token)
@@ -222,6 +231,10 @@ cdef uint8_t route_new_token(Router* router, Packet* packet, uint32_t socket, Fl
     if result != TOKEN_VERIFIED:
         return refusal(router, result, username.start)
     count_token(router, route.key_id, OUTCOME_VERIFIED)
+    if flow != NULL and named(router, flow, &route, token):
+        flow.seen = router.tick
+        packet.target = next_hop_of(flow)
+        return UP_CHECK
     if not rate_admits(&router.asking, token, router.tick):
         return UP_TOKEN_BUSY
     if flow == NULL and load32(router.draining) and not token_has_flow(&router.flows, token):
@@ -263,6 +276,31 @@ cdef uint8_t open_flow(Router* router, Packet* packet, uint32_t socket, uint16_t
         return UP_TABLE_FULL
     packet.target = owner
     return UP_OPENED
+
+
+cdef bint named(Router* router, Flow* flow, const Route* route, uint64_t token) noexcept nogil:
+    """Whether this is the token of a flow that came from the route cache, which knows of tokens only their nonces. It is the flow's own
+    from now on."""
+    if flow.nonce == 0 or flow.nonce != route.nonce             or flow.token != provisional_token(&router.secret, <const uint8_t*>flow.key, &route.owner, route.nonce):
+        return False
+    flow_retoken(&router.flows, flow, token, room_for(router, token))
+    if flow.token != token:
+        return False
+    flow.nonce = route.nonce
+    flow.checked = <uint16_t>router.tick
+    return True
+
+
+cdef uint64_t provisional_token(const SipKey* secret, const uint8_t* key, const Endpoint* owner, uint64_t nonce) noexcept nogil:
+    """In place of a token's fingerprint; the same for all flows of a session, so that it has no more of them than others. Without a
+    nonce (the flow had been through an ICE restart) each flow stands for itself."""
+    cdef uint8_t name[8 + ENDPOINT_BYTES + KEY_BYTES]
+    memset(name, 0, sizeof(name))
+    memcpy(name, &nonce, 8)
+    memcpy(name + 8, owner, ENDPOINT_BYTES)
+    if nonce == 0:
+        memcpy(name + 8 + ENDPOINT_BYTES, key, KEY_BYTES)
+    return siphash13(secret, name, sizeof(name))
 
 
 cdef uint32_t room_for(const Router* router, uint64_t token) noexcept nogil:
@@ -324,4 +362,5 @@ cdef Flow* take_over(Router* router, Packet* packet, const FlowCopy* copy) noexc
     if flow != NULL:
         flow.answered = router.tick if is_ahead(router, copy.flow.answered) else copy.flow.answered
         router.events[FLOWS_ADOPTED] += 1
+        flow_tell(&router.flows, flow)
     return flow

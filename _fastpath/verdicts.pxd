@@ -15,6 +15,7 @@ cdef enum:
     UP_RESTART                        # another valid token of the flow's owner (ICE restart)
     UP_CONTENDED                      # a valid token of another owner: sent there, the flow stays
     UP_ADOPTED                        # the flow was found in a sibling's table
+    UP_RECOVERED                      # held until the route cache knew its flow, or until a check or sibling made it known
 
     # Up, dropped.
     UP_TRUNCATED                      # longer than any WebRTC datagram
@@ -37,8 +38,12 @@ cdef enum:
     UP_TOKEN_FULL                     # the token has as many flows as it may, here and in sibling workers, and none of ours may go
     UP_TOKEN_BUSY                     # its token asks for new flows, or another session's, faster than it may
     UP_PREFIX_FULL                    # its network opens flows faster than it may
-    UP_DRAINING                       # a new session while the relay drains
-    UP_NO_FLOW
+    UP_DRAINING                       # a new session while the relay drains; any check while it pushes its clients away
+    UP_NO_FLOW                        # nobody knows the flow, and there is no route cache to ask
+    UP_NO_ROUTE                       # the route cache does not know it either, or did not a moment ago
+    UP_HOLD_EXPIRED                   # the route cache did not answer in time, or cannot be asked
+    UP_HOLD_FULL                      # too much is on hold already: of this flow, or in all
+    UP_LOOKUP_LIMITED                 # more look-ups than there may be
     UP_ABANDONED                      # in a batch that killed its worker again and again
     UP_SEND_BUFFER                    # the kernel had no room (EAGAIN, ENOBUFS)
     UP_SEND_TOO_BIG                   # EMSGSIZE
@@ -49,17 +54,25 @@ cdef enum:
     DOWN_ANSWER                       # the owner answered a check
     DOWN_ESTABLISHED                  # the owner's first answer: the flow is established
     DOWN_MOVED                        # the contending owner answered: the flow is its own now
+    DOWN_RECOVERED
 
     # Down, dropped.
     DOWN_TRUNCATED
     DOWN_BAD_ENVELOPE
     DOWN_NO_FLOW
+    DOWN_NO_ROUTE                     # the four of the hold, in the same order as up
+    DOWN_HOLD_EXPIRED
+    DOWN_HOLD_FULL
+    DOWN_LOOKUP_LIMITED
     DOWN_NOT_NEXT_HOP                 # the sender is not this flow's next hop
     DOWN_OWNER_LIVE                   # a contender answered while the present owner is alive
     DOWN_ABANDONED
     DOWN_SEND_BUFFER
     DOWN_SEND_TOO_BIG
     DOWN_SEND_REFUSED
+
+    # Put on hold: it belongs to no batch's sums until it leaves the hold and ends in one of the above. How many ever.
+    HELD
 
     VERDICTS
 
@@ -88,6 +101,9 @@ cdef enum:
     FLOWS_MOVED
     INDEX_REBUILDS
     BATCHES_RESUMED                   # a batch that a dead predecessor had begun
+    FLOWS_RECOVERED                   # the route cache knew them
+    ASKS_LOST                         # look-ups and news for which the ring to the route cache had no room
+    ANSWERS_REFUSED                   # the route cache knew the flow, but it may not or cannot be opened here
     EVENTS
 
 cdef enum:
@@ -99,3 +115,6 @@ cdef enum:
     OUTCOME_FORGED
     OUTCOME_FOREIGN_OWNER
     TOKEN_OUTCOMES
+
+cdef enum:
+    CACHE_STATS = 32                  # words for what the route cache's keeper tells of itself; named in verdicts.pyx

@@ -24,6 +24,7 @@ def families(slots: Sequence[WorkerSlot]) -> Iterable[Metric]:
     counters = {str(own.index): own.slot.counters() for own in slots}
     yield from _traffic(counters)
     yield from _flows(slots)
+    yield from _hold(slots)
     yield from _workers(slots)
     yield _batches(counters)
     yield build_info("relay", relay.__version__)
@@ -68,6 +69,7 @@ def _flows(slots: Sequence[WorkerSlot]) -> Iterable[Metric]:
     yield counter("ufrag_relay_flows_evicted_total", "Pushed out by their token.", event("flows_evicted"), ["worker"])
     yield counter("ufrag_relay_flows_adopted_total", "Taken over from a sibling.", event("flows_adopted"), ["worker"])
     yield counter("ufrag_relay_flows_moved_total", "Gone to another owner.", event("flows_moved"), ["worker"])
+    yield counter("ufrag_relay_flows_recovered_total", "Known to the cache.", event("flows_recovered"), ["worker"])
     yield counter("ufrag_relay_index_rebuilds_total", "Index rebuilds.", event("index_rebuilds"), ["worker"])
     yield counter("ufrag_relay_tokens_total", "Tokens read.", tokens, ["key_id", "result", "worker"])
     present: Samples = {
@@ -77,6 +79,23 @@ def _flows(slots: Sequence[WorkerSlot]) -> Iterable[Metric]:
     capacity: Samples = {(str(own.index),): own.slot.max_flows for own in slots}
     yield gauge("ufrag_relay_flows_capacity", "Flows a table can hold.", capacity, ["worker"])
     yield gauge("ufrag_relay_flow_bytes", "Memory per flow the table can hold.", flow_bytes(slots[0].slot.max_flows))
+
+
+def _hold(slots: Sequence[WorkerSlot]) -> Iterable[Metric]:
+    """Packets of flows that only the route cache may know."""
+
+    def each(what: dict[str, dict[str, int]], name: str) -> Samples:
+        return {(worker,): values[name] for worker, values in what.items()}
+
+    held = {str(own.index): own.slot.held() for own in slots}
+    counters = {str(own.index): own.slot.counters() for own in slots}
+    events = {str(own.index): own.slot.events() for own in slots}
+    yield gauge("ufrag_relay_hold_packets", "On hold now.", each(held, "packets"), ["worker"])
+    yield gauge("ufrag_relay_hold_flows", "Flows they wait for.", each(held, "flows"), ["worker"])
+    yield counter("ufrag_relay_held_total", "Datagrams that were put on hold.", each(counters, "held"), ["worker"])
+    yield counter("ufrag_relay_asks_lost_total", "No room to ask or tell.", each(events, "asks_lost"), ["worker"])
+    refused = each(events, "answers_refused")
+    yield counter("ufrag_relay_answers_refused_total", "Known, but not to be opened.", refused, ["worker"])
 
 
 def _workers(slots: Sequence[WorkerSlot]) -> Iterable[Metric]:

@@ -41,3 +41,13 @@ def unmapped(packed: bytes) -> str:
     """The usual text of 16 address bytes."""
     address = ipaddress.IPv6Address(packed)
     return str(address.ipv4_mapped or address)
+
+
+def pack_endpoint(endpoint: tuple[str, int]) -> bytes:
+    """An address and port as tables and the route cache have them: 18 bytes."""
+    return mapped(endpoint[0]) + endpoint[1].to_bytes(2, "big")
+
+
+def unpack_endpoint(packed: bytes) -> tuple[str, int]:
+    """(address, port) of 18 bytes."""
+    return unmapped(packed[:16]), int.from_bytes(packed[16:18], "big")

@@ -16,9 +16,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from _fastpath._testing import MOST_PAYLOAD, Harness
+from _fastpath.exchange import LOOKUP, Route
 from _fastpath.forward import Forwarder
 from _fastpath.slot import Slot, slot_bytes
 from _fastpath.verdicts import VERDICTS_BY_NUMBER
+from _fastpath.wire.envelope import key_of, pack_endpoint, unpack_key
 from _fastpath.wire.token import Keyring
 from tests.support import oracle
 from tests.support.model import Model, Network, Public
@@ -46,6 +48,14 @@ MOST = MOST_PAYLOAD
 UpPacket = tuple[Address, Address, bytes]
 UpResult = tuple[str, tuple[Address, bytes] | None]
 DownResult = tuple[str, tuple[int, Address, str | None, bytes] | None]
+Left = tuple[str, tuple[Address, Address], str, tuple[Address, bytes] | tuple[int, Address, str | None, bytes] | None]
+MOST_ASKS = 1 << 20
+# Verdicts that only a relay with a route cache gives: tests/unit/test_hold.py.
+OF_THE_CACHE = {
+    (way, reason)
+    for way in ("up", "down")
+    for reason in ("recovered", "no_route", "hold_expired", "hold_full", "lookup_limited")
+}
 
 
 def token(owner: Address = OWNER, serial: int = 1, key_id: int = 0, keys: dict[int, bytes] = KEYS) -> str:
@@ -83,6 +93,8 @@ class Settings:
     internal_version: int = 4
     siblings: Sequence[Slot] = ()
     orphans: Sequence[Slot] = ()
+    cache: bool = False
+    lookups_per_s: float = 0
 
 
 class Relay:
@@ -104,6 +116,8 @@ class Relay:
                 max_half_open=self.settings.max_half_open,
                 max_new_per_network_s=self.settings.max_new_per_network_s,
                 max_new_per_token_s=self.settings.max_new_per_token_s,
+                cache=self.settings.cache,
+                lookups_per_s=self.settings.lookups_per_s,
             )
         )
         self.harness.tick = 1000
@@ -144,6 +158,39 @@ class Relay:
 
     def down(self, datagram: bytes, sender: Address = OWNER) -> DownResult:
         return self.down_all([(sender, datagram)])[0]
+
+    # --- the route cache ---
+
+    def asked(self) -> list[tuple[Address, Address]]:
+        """Flows that were asked for since the last look: (client, local)."""
+        asks = self.harness.forwarder.take_asks(MOST_ASKS)
+        return [unpack_key(ask.key) for ask in asks if ask.kind == LOOKUP]
+
+    def known(
+        self,
+        owner: Address = OWNER,
+        client: Address = CLIENT,
+        local: Address = LOCAL,
+        nonce: int = 1 << 40,
+        next_hop: Address | None = None,
+    ) -> list[Left]:
+        """The cache knows that flow: what leaves the hold."""
+        route = Route(pack_endpoint(owner), pack_endpoint(next_hop or owner), nonce)
+        assert self.harness.forwarder.answer(key_of(client, local), route)
+        return self.turn()
+
+    def unknown(self, client: Address = CLIENT, local: Address = LOCAL) -> list[Left]:
+        assert self.harness.forwarder.answer(key_of(client, local), None)
+        return self.turn()
+
+    def unavailable(self, client: Address = CLIENT, local: Address = LOCAL) -> list[Left]:
+        assert self.harness.forwarder.unavailable(key_of(client, local))
+        return self.turn()
+
+    def turn(self) -> list[Left]:
+        left = self.harness.turn()
+        assert_books_balance(self.slot)
+        return left
 
     # --- looking ---
 

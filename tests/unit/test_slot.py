@@ -33,7 +33,7 @@ from tests.support.harness import (
 from tests.support.packets import RTP, answer, check, framed
 
 FLOWS = 100
-COUNTERS = 61
+COUNTERS = 72
 PAGE = 4096
 
 
@@ -56,7 +56,10 @@ def test_sizes_of_the_structures() -> None:
         "Peer": 64,
         "PeersHeader": 64,
         "BatchState": 64 + 512 + 2 * 8 * (1 + COUNTERS),
-        "SlotHeader": 1296,
+        "SlotHeader": 1664,
+        "HoldHeader": 64,
+        "Waiting": 64,
+        "HeldPacket": 40,
         "mmsghdr": 64,
     }
 
@@ -75,7 +78,7 @@ def test_numbers_that_are_interfaces() -> None:
     assert (slot_module.LAYOUT, slot_module.TICKS_PER_SECOND, slot_module.SECRET_BYTES) == (4, 16, 16)
     assert slot_module.MOST_FLOWS == 1 << 22
     assert len(COUNTER_NAMES) == COUNTERS
-    assert len(EVENT_NAMES) == 7
+    assert len(EVENT_NAMES) == 10
     assert len(TOKEN_OUTCOME_NAMES) == 7
 
 
@@ -86,12 +89,15 @@ def test_the_header_in_memory() -> None:
     total, flows_at, peers_at, batch_at = struct.unpack_from("<4Q", memory, 24)
     assert total == len(memory) == slot_bytes(FLOWS)
     assert flows_at == 2 * PAGE
-    assert [at % PAGE for at in (flows_at, peers_at, batch_at, total)] == [0, 0, 0, 0]
+    hold_at = word(memory, 72)
+    assert [at % PAGE for at in (flows_at, peers_at, batch_at, hold_at, total)] == [0] * 5
     assert memory[56:72] == SECRET
     index_words = 256  # 100 flows need 133 and a power of two
     assert peers_at - flows_at == rounded(64 + 96 * FLOWS + 2 * 4 * index_words)
     assert batch_at - peers_at == rounded(64 + 64 * 65 + 2 * 128)
-    assert total - batch_at == PAGE + 512 * (64 + 32 + 64 + 2048)
+    assert hold_at - batch_at == PAGE + 512 * (64 + 32 + 64 + 2048)
+    assert total - hold_at == rounded(64 + 4096 * (4 + 64) + 8192 * 256)
+    assert struct.unpack_from("<6I", memory, hold_at) == (4096, 8192, 0, 0, 0, 1)
     assert slot.max_flows == FLOWS
 
 
@@ -104,7 +110,7 @@ def test_the_checksum_is_siphash_over_the_sizes() -> None:
     memory, _ = made()
     sizes = [SIZES[name] for name in ("SlotHeader", "FlowsHeader", "Flow", "PeersHeader", "Peer", "BatchState")]
     verdicts = COUNTER_NAMES.index("packets_up")
-    packed = struct.pack("<10Q", *sizes, 512, 2048, COUNTERS, verdicts)
+    packed = struct.pack("<14Q", *sizes, 512, 2048, COUNTERS, verdicts, 64, 64, 4096, 8192 * 256)
     assert word(memory, 16) == oracle.siphash_2_4(bytes(16), packed)
 
 
@@ -229,7 +235,7 @@ def test_a_slot_of_impossible_size_is_refused(max_flows: int) -> None:
         Slot.open(memory)
 
 
-@pytest.mark.parametrize("section_at", [32, 40, 48])
+@pytest.mark.parametrize("section_at", [32, 40, 48, 72])
 def test_a_slot_whose_sections_lie_elsewhere_is_refused(section_at: int) -> None:
     memory, _ = made()
     memory[section_at : section_at + 8] = (1 << 40).to_bytes(8, "little")

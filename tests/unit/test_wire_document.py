@@ -96,9 +96,10 @@ def test_verdicts_by_number() -> None:
 def test_numbers_of_the_counters() -> None:
     names = ("packets_up", "packets_down", "bytes_up", "bytes_down", "batches", "batch_le_1", "batch_le_512")
     numbers = [COUNTER_NAMES.index(name) for name in names]
-    assert numbers == [46, 47, 48, 49, 50, 51, 60]
-    assert "46 packets up, 47 packets down, 48 bytes up, 49 bytes down" in text()
-    assert "50 batches, and 51 to 60 batches" in text()
+    assert numbers == [57, 58, 59, 60, 61, 62, 71]
+    assert "57 packets up, 58 packets down, 59 bytes up, 60 bytes down" in text()
+    assert "61 batches, and 62 to 71 batches" in text()
+    assert f"{COUNTER_NAMES.index('held')} is how many were ever put on hold" in text()
     assert f"then u64[{len(COUNTER_NAMES)}]" in text()
 
 
@@ -106,9 +107,11 @@ def test_sections_and_sizes() -> None:
     memory = memory_of(1000)
     Slot.create(memory, 1000, SECRET)
     flows_at, peers_at, batch_at = struct.unpack_from("<3Q", memory, 32)
+    [hold_at] = struct.unpack_from("<Q", memory, 72)
     sections = {name: (at, size) for name, at, size in rows("section", "at", "size")}
     assert sections["header"] == ("0", f"{flows_at:,}")
-    assert sections["batch"][1] == f"{slot_bytes(1000) - batch_at:,}"
+    assert sections["batch"][1] == f"{hold_at - batch_at:,}"
+    assert sections["hold"][1] == f"{slot_bytes(1000) - hold_at:,}"
     assert "96 x flows + 8 x index words" in sections["flow table"][1]
     assert (SIZES["Flow"], SIZES["FlowsHeader"], SIZES["Peer"], SIZES["PeersHeader"]) == (96, 64, 64, 64)
     assert peers_at > flows_at
@@ -140,9 +143,10 @@ def test_offsets_of_fields(text: str, field: str) -> None:
 
 def test_the_last_fields_end_where_the_structures_do() -> None:
     """The header with the key ids, the batch state with the second block of counters."""
-    assert field_at("token outcomes by key id") + 8 * 8 * len(TOKEN_OUTCOME_NAMES) == field_at("asks:")
+    assert field_at("token outcomes by key id") + 8 * 8 * len(TOKEN_OUTCOME_NAMES) + 40 == field_at("asks:")
     assert field_at("key ids:") + 8 == field_at("bytes that wait in the sockets")
-    assert field_at("bytes that wait in the sockets") + 8 * 17 == SIZES["SlotHeader"]
+    assert field_at("bytes that wait in the sockets") + 8 * 17 + 48 == field_at("what the route cache's keeper")
+    assert field_at("what the route cache's keeper") + 8 * 32 == SIZES["SlotHeader"]
     assert field_at("events:") + 8 * len(EVENT_NAMES) == field_at("token outcomes by key id")
     block = 8 * (1 + len(COUNTER_NAMES))
     assert f"| 576, {576 + block} | {block} bytes each |" in text()

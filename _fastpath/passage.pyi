@@ -1,0 +1,1 @@
+"""Nothing of this module is for Python: it is the loop's."""
