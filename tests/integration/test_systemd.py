@@ -33,12 +33,12 @@ def manager() -> Iterator[ServiceManager]:
 
 
 def test_a_relay_says_what_it_does(manager: ServiceManager, key_file: Path) -> None:
-    with manager.manages(Relay(key_file, workers=2), watchdog_s=0.4) as relay:
+    with manager.manages(Relay(key_file, workers=2), watchdog_s=1.0) as relay:
         ready = manager.wait_for("READY")
         assert ready.pid == relay.pid
         assert manager.named("STATUS")[-1].fields["STATUS"] == "flows: 0, workers: 2"
         first, second = manager.wait_for("WATCHDOG"), manager.wait_for("WATCHDOG")
-        assert second.at_s - first.at_s < 0.4
+        assert second.at_s - first.at_s < 1.0
         relay.process.send_signal(signal.SIGHUP)
         reloading = manager.wait_for("RELOADING")
         assert int(reloading.fields["MONOTONIC_USEC"]) <= reloading.at_s * 1e6
@@ -70,7 +70,7 @@ def test_packets_wait_in_given_sockets_while_no_relay_runs(manager: ServiceManag
 @pytest.mark.skipif(os.geteuid() != 0, reason="queues of that length need root")
 @pytest.mark.usefixtures("quiet_machine")
 @pytest.mark.parametrize(
-    "load", [pytest.param(Load(200, 10_000, 3.0), id="everyday"), pytest.param(FULL, id="full", marks=pytest.mark.full)]
+    "load", [pytest.param(Load(200, 10_000, 4.5), id="everyday"), pytest.param(FULL, id="full", marks=pytest.mark.full)]
 )
 def test_stored_sockets_lose_nothing_when_all_is_killed(
     manager: ServiceManager, key_file: Path, tmp_path: Path, load: Load
