@@ -111,6 +111,8 @@ def build(
     _check_timeouts(flow_timeout_s, half_open_timeout_s)
     _check_sizes(max_flows, max_half_open)
     check_buffer(recv_buffer)
+    if not state_dir:
+        raise ConfigError("no name", where="--state-dir", mend="write a path, auto, or none")
     key_file = _key_file(route_key_file)
     place = with_password_file(redis, redis_password_file)
     return Settings(

@@ -267,8 +267,8 @@ class State:
         assert self.directory is not None
         self.directory.remove(name)
         self._made.append(name)
-        descriptor = self.directory.open_file(name, os.O_CREAT | os.O_EXCL)
         try:
+            descriptor = self.directory.open_file(name, os.O_CREAT | os.O_EXCL)
             return Memory(descriptor, reserve(descriptor, length))
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -172,10 +172,11 @@ def test_a_small_file_system_is_refused_and_not_found_out_by_sigbus(key_file: Pa
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
-def test_a_file_system_filled_up_meanwhile_is_refused(key_file: Path, tmp_path: Path) -> None:
-    """Others write there, too; what was free a moment ago is not reserved."""
+@pytest.mark.parametrize("files", [2, 3])
+def test_a_file_system_that_has_no_more_files_is_refused(key_file: Path, tmp_path: Path, files: int) -> None:
+    """The lock, a slot and the record are three, and the directory is one itself."""
     (tmp_path / "small").mkdir(mode=0o700)
-    quota = f'mount -t tmpfs -o size=64m,nr_inodes=3,mode=700 none {tmp_path}/small && exec "$@"'
+    quota = f'mount -t tmpfs -o size=64m,nr_inodes={files},mode=700 none {tmp_path}/small && exec "$@"'
     listen = ("--listen", f"127.0.0.1:{free_port(socket.SOCK_DGRAM)}", "--admin", "127.0.0.1:1", "--workers", "1")
     done = start(
         key_file, *listen, "--state-dir", f"{tmp_path}/small", enter=("unshare", "--mount", "sh", "-c", quota, "sh")

@@ -93,6 +93,7 @@ def test_half_open_flows_are_an_eighth(key_file: str) -> None:
         ({"listen": [parse_address("169.254.1.1:1")], "backends": networks("127.0.0.0/8")}, "--listen"),
         ({"max_half_open": 2000, "max_flows": 1000}, "--max-half-open"),
         ({"recv_buffer": 0}, "--recv-buffer"),
+        ({"state_dir": ""}, "--state-dir"),
         ({"recv_buffer": 4 << 30}, "--recv-buffer"),
         ({"redis_group": "a:b"}, "--redis-group"),
         ({"redis_group": ""}, "--redis-group"),
