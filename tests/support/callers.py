@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import http.client
 import itertools
+import ssl
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ class Callers:
 
     server: tuple[str, int]
     every_s: float = 0.02
+    tls: ssl.SSLContext | None = None
     statuses: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
     kept: int = 0  # answers over a connection that had one before
@@ -89,6 +91,8 @@ class Callers:
             connection.close()
 
     def _connection(self) -> http.client.HTTPConnection:
+        if self.tls:
+            return http.client.HTTPSConnection(*self.server, timeout=PATIENCE_S, context=self.tls)
         return http.client.HTTPConnection(*self.server, timeout=PATIENCE_S)
 
     def _ask(self, connection: http.client.HTTPConnection, what: str, path: str) -> str:
