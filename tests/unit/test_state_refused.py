@@ -256,6 +256,7 @@ def test_a_slot_whose_numbers_lead_elsewhere(
     [
         ({8: 7}, {}),  # no such stage
         ({8: 1, 12: 16}, {}),  # no such socket
+        ({8: 1, 12: 256 + 16}, {}),
         ({8: 1, 12: 0}, {56: 1985}),  # longer than its place
         ({8: 1, 12: 0}, {56: 100, 8: 33}),  # its sender's address is
         ({8: 1, 12: 0}, {56: 100, 40: 65}),  # its control message is
@@ -271,6 +272,15 @@ def test_a_batch_that_is_none(
     for at, value in message.items():
         patch(path, "slot-1", batch_at + 4096 + at, word(value))
     assert_refused(path, caplog, "the batch in it is none")
+
+
+@pytest.mark.parametrize("source", [0, 15, 255, 256, 256 + 15, 256 + 255])
+def test_a_batch_under_way_is_no_reason(path: Path, source: int) -> None:
+    """Its packets may have come from a socket, or from the hold (256)."""
+    lived(path)
+    batch_at = struct.unpack_from("<Q", (path / "slot-1").read_bytes(), 48)[0]
+    patch(path, "slot-1", batch_at + 8, word(1) + word(source))
+    assert Life(path).adopted == ["slot-0", "slot-1"]
 
 
 def test_flows_half_made_or_free_are_no_reason(path: Path) -> None:
