@@ -71,13 +71,18 @@ def test_what_is_left_at_the_end_of_the_wait(key_file: Path, owner: Echo) -> Non
         assert (said.returncode, said.stdout) == (1, "not drained: flows are left\n")
 
 
-def test_push_is_shown_and_outlives_a_worker(key_file: Path, owner: Echo) -> None:
-    with (
-        Relay(key_file, workers=2) as relay,
-        flow(relay, binding_request(relay.mint(owner.address))) as client,
-    ):
-        assert tool(relay, "drain", "--mode", "push").returncode == 0
-        assert exchange(client, MEDIA) == MEDIA
+def test_push_leaves_checks_unanswered_and_passes_media(key_file: Path, owner: Echo) -> None:
+    """It is shown, outlives a worker, and can be taken back."""
+    with Relay(key_file, workers=2) as relay:
+        check = binding_request(relay.mint(owner.address))
+        with flow(relay, check) as client:
+            assert tool(relay, "drain", "--mode", "push").returncode == 0
+            client.send(check)
+            assert exchange(client, MEDIA) == MEDIA  # and so the check before it was not answered
+            assert relay.total("ufrag_relay_drops_total", direction="up", reason="draining") == 1
+            assert tool(relay, "drain", "--mode", "wait").returncode == 0
+            assert exchange(client, check)[:2] == b"\x01\x01"
+            assert tool(relay, "drain", "--mode", "push").returncode == 0
         relay.kill_worker(1)
         until(lambda: relay.total("ufrag_relay_worker_restarts_total", worker="1") == 1)
         assert relay.total("ufrag_relay_draining", worker="1") == 2
