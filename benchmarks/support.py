@@ -180,6 +180,10 @@ class Generator(Process):
         with self:
             return self.wait()
 
+    def end_load(self) -> None:
+        """Before its time; what is under way is awaited, and counts."""
+        self.process.send_signal(signal.SIGUSR1)
+
     def seconds(self) -> Iterator[Result]:
         """With `live=True`: a line each second, or `live_every` so many, while it runs; then `result` is complete."""
         for line in self.process.stdout or ():

@@ -145,6 +145,7 @@ static void prepare(void) {
     struct sockaddr_in any = {.sin_family = AF_INET, .sin_port = htons((uint16_t)gen.options.port)};
     pin_cpu(gen.options.cpu);
     stop_on_signals();
+    end_load_on_signal();
     prctl(PR_SET_TIMERSLACK, 1);
     read_tokens();
     seed_run();

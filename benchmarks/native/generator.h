@@ -77,6 +77,7 @@ double rtt_percentile_us(double share);
 /* generator_load.c */
 double set_up_flows(void);
 double run_load(void);
+void end_load_on_signal(void);
 void wait_for_stragglers(void);
 void close_gaps(uint64_t end_ns);
 double median_gap_ms(void);

@@ -8,6 +8,7 @@
 #include "generator.h"
 
 #include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -20,6 +21,15 @@
 static long cursor;             /* the flow whose turn it is */
 static long check_cursor;       /* the same for the checks during the run */
 static double checks_begun;     /* how many of those were sent */
+static volatile sig_atomic_t enough;
+
+static void on_enough(int number) {
+    (void)number;
+    enough = 1;
+}
+
+/* SIGUSR1 ends the load before its time, not the program: what is under way is awaited. */
+void end_load_on_signal(void) { sigaction(SIGUSR1, &(struct sigaction){.sa_handler = on_enough}, NULL); }
 
 static void wait_until(uint64_t when, uint64_t now) {
     struct pollfd waiting = {.fd = gen.fd, .events = POLLIN};
@@ -153,7 +163,7 @@ static void report_live(uint64_t now) {
 double run_load(void) {
     uint64_t now = gen.start_ns = now_ns(), look_again;
     const uint64_t end = now + (uint64_t)(gen.options.seconds * 1e9);
-    while (now < end && !stop_requested) {
+    while (now < end && !stop_requested && !enough) {
         receive_turn();
         now = now_ns();
         int count = allowance(now, &look_again);
