@@ -202,6 +202,8 @@ cdef int begin(Loop* loop) noexcept nogil:
     pass_resumed(&loop.router, &loop.batch, loop.internal, loop.publics)
     if loop.router.hold.ready_count:
         pass_ready(&loop.router, &loop.batch, loop.internal, loop.publics)
+    if loop.router.hold.exchange != NULL:
+        exchange_say(loop.router.hold.exchange)
     return 1
 
 

@@ -228,7 +228,7 @@ class Sockets:
             each.close()
         os.close(self.wake)
 
-    def worker(self, slot: Slot, epoch: int = 0) -> Forwarder:
+    def worker(self, slot: Slot, epoch: int = 0, *, cache: bool = False) -> Forwarder:
         publics = [(self.public.fileno(), socket.AF_INET, oracle.mapped("127.0.0.1"), self.public.getsockname()[1])]
         return Forwarder(
             slot,
@@ -239,6 +239,7 @@ class Sockets:
             wake=self.wake,
             max_half_open=100,
             epoch=epoch,
+            cache=cache,
         )
 
     @property
