@@ -30,11 +30,12 @@ COUNTER_NAMES = (
 )
 EVENT_NAMES = ("flows_created", "flows_expired", "flows_evicted", "flows_adopted", "flows_moved", "index_rebuilds",
                "batches_resumed", "flows_recovered", "asks_lost", "answers_refused")
+CACHE_LATENCY_BOUNDS_US = (500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000)
 # Of the route cache, written by whoever asks it and shown as metrics: a counter each unless it says otherwise. A latency bucket counts
 # look-ups that took no longer.
 CACHE_STAT_NAMES = ("lookups", "hits", "misses", "unavailable", "bad_values", "errors", "writes", "removals", "writes_dropped",
-                    "writes_waiting", "breaker", "breaker_opened", "reconnects", "lookup_us",
-                    *(f"lookup_us_le_{bound}" for bound in (500, 1000, 2000, 5000, 10000, 20000, 50000, 100000, 200000, 500000)))
+                    "writes_waiting", "breaker", "breaker_opened", "losses", "lookup_us",
+                    *(f"lookup_us_le_{bound}" for bound in CACHE_LATENCY_BOUNDS_US))
 TOKEN_OUTCOME_NAMES = ("verified", "flow", "malformed", "other_version", "unknown_key", "forged", "foreign_owner")
 BATCH_BOUNDS = tuple(1 << power for power in range(10))
 

@@ -6,12 +6,13 @@ Reads shared memory at scrape time; keeps nothing. Every family has the label `w
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from prometheus_client import Metric
 
 import relay
 from _fastpath.slot import flow_bytes
-from _fastpath.verdicts import BATCH_BOUNDS, VERDICTS_BY_NUMBER
+from _fastpath.verdicts import BATCH_BOUNDS, CACHE_LATENCY_BOUNDS_US, VERDICTS_BY_NUMBER
 from _fastpath.wire.token import KEY_IDS
 from relay.runtime.metrics import build_info, counter, gauge, histogram
 from relay.slots import WorkerSlot
@@ -20,13 +21,16 @@ Samples = dict[tuple[str, ...], float]
 DIRECTIONS = ("up", "down")
 
 
-def families(slots: Sequence[WorkerSlot]) -> Iterable[Metric]:
+def families(slots: Sequence[WorkerSlot], *, redis: bool = False) -> Iterable[Metric]:
+    """`redis`: the relay has a route cache."""
     counters = {str(own.index): own.slot.counters() for own in slots}
     yield from _traffic(counters)
     yield from _flows(slots)
     yield from _hold(slots)
     yield from _workers(slots)
     yield _batches(counters)
+    if redis:
+        yield from _redis({str(own.index): own.slot.cache_stats() for own in slots})
     yield build_info("relay", relay.__version__)
 
 
@@ -129,3 +133,35 @@ def _batches(counters: dict[str, dict[str, int]]) -> Metric:
         for worker, values in counters.items()
     }
     return histogram("ufrag_relay_batch_size", "Datagrams a receive call took.", BATCH_BOUNDS, rows, ["worker"])
+
+
+def _redis(stats: dict[str, dict[str, int]]) -> Iterable[Metric]:
+    """Of the route cache: what each worker's third thread has counted."""
+
+    def of(name: str) -> Samples:
+        return {(worker,): values[name] for worker, values in stats.items()}
+
+    results = {"hit": "hits", "miss": "misses", "unavailable": "unavailable"}
+    looked_up: Samples = {
+        (result, worker): values[name] for worker, values in stats.items() for result, name in results.items()
+    }
+    head = "ufrag_relay_redis"
+    yield counter(f"{head}_lookups_total", "Flows looked for, by result.", looked_up, ["result", "worker"])
+    yield counter(f"{head}_bad_values_total", "Misses: what stood there is none of ours.", of("bad_values"), ["worker"])
+    yield counter(f"{head}_writes_total", "Flows written.", of("writes"), ["worker"])
+    yield counter(f"{head}_writes_dropped_total", "Not written then, but later.", of("writes_dropped"), ["worker"])
+    yield gauge(f"{head}_writes_waiting", "Flows to be written or removed.", of("writes_waiting"), ["worker"])
+    yield counter(f"{head}_removals_total", "Flows removed at their end.", of("removals"), ["worker"])
+    yield counter(f"{head}_losses_total", "Times that it had lost what was written.", of("losses"), ["worker"])
+    yield counter(f"{head}_errors_total", "Round trips that failed.", of("errors"), ["worker"])
+    yield gauge(f"{head}_breaker_state", "0: asked, 1: tried, 2: left alone.", of("breaker"), ["worker"])
+    yield counter(f"{head}_breaker_opened_total", "Times that it was left alone.", of("breaker_opened"), ["worker"])
+    rows: dict[tuple[str, ...], tuple[list[int], float]] = {(each,): _latencies(stats[each]) for each in stats}
+    bounds = [bound / 1e6 for bound in CACHE_LATENCY_BOUNDS_US]
+    yield histogram(f"{head}_lookup_seconds", "A look-up's round trip.", bounds, rows, ["worker"])
+
+
+def _latencies(values: dict[str, int]) -> tuple[list[int], float]:
+    """Counts between two bounds each, of counts up to a bound."""
+    up_to = [0, *(values[f"lookup_us_le_{bound}"] for bound in CACHE_LATENCY_BOUNDS_US), values["lookups"]]
+    return [more - less for less, more in pairwise(up_to)], values["lookup_us"] / 1e6

@@ -106,7 +106,7 @@ class RelayProgram:
 
     def _pages(self) -> admin.Pages:
         def metrics() -> admin.Answer:
-            return 200, CONTENT_TYPE, render(families(self.slots))
+            return 200, CONTENT_TYPE, render(families(self.slots, redis=self._settings.redis is not None))
 
         def draining() -> bool:
             return any(own.slot.draining for own in self.slots)

@@ -19,7 +19,8 @@ from functools import lru_cache
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import Any
 
-from relay.routes import Route, Row
+from _fastpath.exchange import Route
+from relay.routes import Row
 from relay.runtime.config import parse_address
 from relay.runtime.redis_client import Command, RedisClient, Refused
 

@@ -19,19 +19,18 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
+from _fastpath.exchange import LOOKUP, Route
 from relay.redis_store import RedisStore, Written
-from relay.routes import CLOSED, HALF_OPEN, OPEN, Backlog, Breaker, Counted, Route, Row, Stats, Walk
+from relay.routes import CLOSED, HALF_OPEN, OPEN, Backlog, Breaker, Counted, Row, Stats, Walk
 from relay.runtime.log import event
 from relay.runtime.redis_client import RedisDown
 
 log = logging.getLogger("ufrag.relay.routes")
 
-LOOKUP, ESTABLISHED, ENDED = 1, 2, 3
-
 ASKS_MOST = 1024  # of one round, and so look-ups of one round trip
 WRITES_MOST = 256  # of one round trip: some milliseconds, for which look-ups wait
 LOOK_FOR_MARKS_S = 1.0
-HURRY_AGAIN_S = 5.0  # marks that keep vanishing (keys are evicted) are no reason to write without end
+HURRY_AGAIN_S = 2.0  # marks that keep vanishing (keys are evicted) are no reason to set them without end
 NICENESS = 5
 SAY_AGAIN_S = 10.0
 
@@ -57,6 +56,11 @@ class Asker(Protocol):
     def take_asks(self, most: int) -> Sequence[Ask]: ...
     def answer_all(self, answers: Iterable[tuple[bytes, Route | None]]) -> int: ...
     def unavailable_all(self, keys: Iterable[bytes]) -> int: ...
+
+
+class Hot(Asker, Protocol):
+    @property
+    def writes(self) -> bool: ...
 
 
 class Table(Counted, Protocol):
@@ -106,6 +110,9 @@ class RouteCache:
         self._stats.set("writes_waiting", len(self._backlog))
         self._stats.publish()
         return max(0.0, self._due_s() - self._clock())
+
+    def close(self) -> None:
+        self._store.close()
 
     # ---- the hot thread's words
 
@@ -182,7 +189,7 @@ class RouteCache:
                 return
             if not there:
                 self._marked = False
-                self._stats.count("lost")
+                self._stats.count("losses")
                 self._say("redis has lost what was written")
         if not self._marked and now - self._hurried_s < HURRY_AGAIN_S:
             self._marks_due_s = self._hurried_s + HURRY_AGAIN_S
@@ -196,7 +203,7 @@ class RouteCache:
         self._marks_old_s = now
         if not self._marked:
             self._marked, self._hurried_s = True, now
-            self._walk.begin(now)
+            self._walk.hurry(now, self._table.flows_used)
 
     def _refused(self, written: Written) -> None:
         """Nothing is written until marks can be."""
@@ -257,25 +264,38 @@ class RouteCache:
 
 
 class RouteCacheThread(threading.Thread):
-    """Rounds for as long as the process lives. One that fails for a reason of ours is told, and is not the last."""
+    """Rounds for as long as the process lives, and its hot thread is the one that writes the slot. One that fails for a
+    reason of ours is told, and is not the last."""
 
     PAUSE_S = 1.0
+    NOT_OURS_S = 0.05
 
-    def __init__(self, asks_fd: int, make: Callable[[], RouteCache]) -> None:
+    def __init__(self, hot: Hot, make: Callable[[], RouteCache]) -> None:
         super().__init__(name="routes", daemon=True)
-        self._asks_fd = asks_fd
+        self._hot = hot
         self._make = make
+        self._cache: RouteCache | None = None
 
     def run(self) -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         poll = select.poll()
-        poll.register(self._asks_fd, select.POLLIN)
-        cache = self._make()
+        poll.register(self._hot.asks_fd, select.POLLIN)
         wait_s = 0.0
         while True:
             poll.poll(min(wait_s, self.PAUSE_S) * 1000)
             try:
-                wait_s = cache.round()
+                wait_s = self._round()
             except Exception:
                 log.exception("a round of the route cache failed")
                 time.sleep(self.PAUSE_S)
+
+    def _round(self) -> float:
+        """Before the slot is ours another process does this, and after it was: with counts that go on from ours."""
+        if not self._hot.writes:
+            if self._cache is not None:
+                self._cache.close()
+            self._cache = None
+            return self.NOT_OURS_S
+        if self._cache is None:
+            self._cache = self._make()
+        return self._cache.round()

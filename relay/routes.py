@@ -9,17 +9,11 @@ short, and no failure needs more than to be counted.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+from _fastpath.exchange import Route
 
 CLOSED, HALF_OPEN, OPEN = range(3)
-
-
-class Route(NamedTuple):
-    """Where a flow leads: endpoints of 18 bytes, as tables have them, and what is random in its session's token."""
-
-    owner: bytes
-    next_hop: bytes
-    nonce: int
 
 
 Row = tuple[bytes, bytes, bytes, int]  # a flow's key, 36 bytes, and its route
@@ -121,10 +115,11 @@ class Backlog:
 
 
 class Walk:
-    """Through the flow table, number by number, evenly: one lap in `period_s`, or a hurried one when Redis has lost
-    what it had. So each live flow is written at most once in a period, and nothing is remembered of any of them."""
+    """Round and round through the flow table, number by number, evenly: a lap in `period_s`, or a hurried one when
+    Redis has lost what it had. So each live flow is written about once in a period, and nothing is remembered of any.
+    """
 
-    HURRIED_S = 6.0  # with the breaker's longest wait, less than ten seconds
+    HURRIED_S = 5.0  # with the breaker's longest wait, less than ten seconds
     SLOWEST_HURRIED, FASTEST = 2_000.0, 25_000.0  # numbers a second
     LOOK_S = 0.1
     LOOK_HURRIED_S = 0.01
@@ -133,16 +128,21 @@ class Walk:
         self._period_s = period_s
         self._next = 0
         self._at_s = 0.0  # up to when numbers were taken
-        self.hurried = False
+        self._hurried = 0  # so many more
 
-    def begin(self, now: float) -> None:
-        """A hurried lap, from the start."""
-        self._next, self._at_s, self.hurried = 0, now, True
+    @property
+    def hurried(self) -> bool:
+        return self._hurried > 0
+
+    def hurry(self, now: float, used: int) -> None:
+        """One lap from where it is: one that is begun again and again comes around all the same."""
+        self._hurried = used
+        self._at_s = now
 
     def take(self, now: float, used: int, most: int) -> tuple[int, int]:
         """(first number, how many) that are due now; of a table in which numbers up to `used` have been in use."""
         if self._next >= used:
-            self._next, self.hurried = 0, False
+            self._next = 0
         if not used:
             self._at_s = now
         if now < self.due_s(used):
@@ -150,6 +150,7 @@ class Walk:
         rate = self._rate(used)
         count = min(int((now - self._at_s) * rate + 1e-6), most, used - self._next)
         self._at_s = max(self._at_s + count / rate, now - most / rate)
+        self._hurried = max(0, self._hurried - count)
         first, self._next = self._next, self._next + count
         return first, count
 

@@ -1,7 +1,8 @@
-"""One worker process: the hot thread, which forwards, and the cold one, which watches and reports.
+"""One worker process: the hot thread, which forwards, and the cold one, which watches and reports; with Redis a third,
+the route cache's.
 
 The hot thread is the process's main thread, pinned, and runs `Forwarder.run` without the GIL from start to end. The
-cold thread is niced and not pinned; it may be as slow as it likes: nothing the hot thread does waits for it.
+others are niced and not pinned; they may be as slow as they like: nothing the hot thread does waits for them.
 Sockets and memory are the launcher's (`slots`); a worker opens no socket and no memory.
 """
 
@@ -12,12 +13,17 @@ import logging
 from collections.abc import Sequence
 
 from _fastpath.forward import Forwarder
+from _fastpath.slot import TICKS_PER_SECOND
+from _fastpath.verdicts import CACHE_LATENCY_BOUNDS_US
+from relay.redis_store import Owner, RedisStore
+from relay.route_cache import RouteCache, RouteCacheThread
 from relay.runtime import watch
 from relay.runtime.errors import ConfigError
 from relay.runtime.keys import RouteKeyFile
 from relay.runtime.log import event
+from relay.runtime.redis_client import RedisClient
 from relay.runtime.sockets import kernel_queue, masked
-from relay.settings import Settings
+from relay.settings import RedisSettings, Settings
 from relay.slots import WorkerSlot
 from relay.state import Kept
 
@@ -26,6 +32,7 @@ log = logging.getLogger("ufrag.relay.worker")
 # What one token may ask for beside its own flows: a client opens eight at most, and until a restart's token is its
 # flows' own, 12 s, checks each of them twice a second.
 NEW_PER_TOKEN_S = 32
+TTL_FLOW_TIMEOUTS = 3  # how long a flow stays in Redis; it is written again once in a flow timeout
 
 
 class Worker:
@@ -66,6 +73,9 @@ class Worker:
         self._reloads = self._own.slot.reloads
         self._read_keys(forwarder, asked=True)
         watch.Cold(alive_fd, functools.partial(self._tend, forwarder)).start()
+        if self._settings.redis is not None:
+            make = functools.partial(self._route_cache, forwarder, self._settings.redis)
+            RouteCacheThread(forwarder, make).start()
         watch.pin(self._cpu, worker=self._own.index)
         ending = forwarder.run()
         event(log, logging.INFO, "worker ends", worker=self._own.index, why=ending)
@@ -88,7 +98,19 @@ class Worker:
             max_new_per_network_s=settings.max_new_per_network / len(self._slots),
             flow_timeout_s=settings.flow_timeout_s,
             half_open_timeout_s=settings.half_open_timeout_s,
+            cache=settings.redis is not None,
+            lookups_per_s=settings.redis.lookups_per_s / len(self._slots) if settings.redis is not None else 0,
         )
+
+    def _route_cache(self, forwarder: Forwarder, redis: RedisSettings) -> RouteCache:
+        flow_timeout_s = self._settings.flow_timeout_s
+        owner = Owner(redis.group, redis.relay, self._own.index)
+        return RouteCache(
+            forwarder, self._own.slot, [other.slot for other in self._slots if other is not self._own],
+            RedisStore(RedisClient(redis.place), owner, ttl_s=TTL_FLOW_TIMEOUTS * flow_timeout_s),
+            flow_ticks=int(flow_timeout_s * TICKS_PER_SECOND), period_s=flow_timeout_s,
+            bounds_us=CACHE_LATENCY_BOUNDS_US,
+        )  # fmt: skip
 
     def _tend(self, forwarder: Forwarder, busy_ratio: float) -> None:
         """Of the cold thread, once a second: how busy the hot one was, what the kernel dropped, and new keys."""

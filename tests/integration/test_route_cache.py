@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 import pytest
 
+from _fastpath.exchange import ENDED, ESTABLISHED, LOOKUP, Route
 from _fastpath.wire.envelope import key_of, mapped
 from relay.redis_store import MARKS, Owner, RedisStore, shown_routes
-from relay.route_cache import ENDED, ESTABLISHED, LOOKUP, RouteCache
-from relay.routes import OPEN, Route, Row
+from relay.route_cache import RouteCache
+from relay.routes import OPEN, Row
 from relay.runtime.redis_client import RedisClient
 from relay.runtime.redis_url import parse_redis_url
 from tests.support.redis_groups import RedisCluster
@@ -25,7 +26,7 @@ LOCAL = ("203.0.113.1", 3478)
 BOUNDS_US = (500, 1000, 500_000)
 COUNTS = (
     "lookups", "hits", "misses", "unavailable", "bad_values", "errors", "writes", "removals", "writes_dropped",
-    "writes_waiting", "breaker", "breaker_opened", "lost", "lookup_us",
+    "writes_waiting", "breaker", "breaker_opened", "losses", "lookup_us",
 )  # fmt: skip
 FLOW_S = 30.0
 
