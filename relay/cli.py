@@ -19,6 +19,7 @@ from relay import tools
 from relay.doctor import examine, keys_unread, plan_anywhere
 from relay.doctor.findings import as_json, as_text, worst
 from relay.doctor.machine import Machine
+from relay.estate import Estate
 from relay.program import RelayProgram
 from relay.runtime import keys, log
 from relay.runtime.completion import completion_command
@@ -30,6 +31,8 @@ from relay.runtime.redis_url import RedisURL
 from relay.runtime.registered import LatLon
 from relay.runtime.systemd import ServiceManager
 from relay.settings import REDIS_GROUP, REDIS_LOOKUPS, Settings, build
+from relay.succession import RelaySuccession
+from relay.taking import follow
 
 START_OPTIONS = [
     click.option("--workers", type=click.IntRange(1), help="Worker processes. Default: one for each CPU allowed."),
@@ -108,16 +111,22 @@ def cli() -> None:
 
 @cli.command()
 @program_options("relay", START_OPTIONS)
-def start(**options: Any) -> int:
+@click.option("--takeover", is_flag=True, help="Follow the relay that runs here: its calls, sockets and memory.")
+def start(*, takeover: bool, **options: Any) -> int:
     """Run the relay. SIGTERM drains and ends, a second one or SIGINT ends at once."""
     block_signals()
     log.setup(options["log_format"], "relay")
     settings = settings_of(options)
     given = GivenSockets.from_environment()
-    program = RelayProgram(settings, given)
-    manager = ServiceManager.from_environment(program.status)
-    manager.store(program.sockets(), before=given.stored)
-    status = Launcher(program, drain_timeout_s=settings.drain_timeout_s, name="relay", manager=manager).run()
+    taking = follow(settings) if takeover else None
+    estate = taking.estate if taking else Estate.open(settings, given)
+    program = RelayProgram(estate, follows=takeover)
+    manager = ServiceManager.from_environment(program.status, successor=takeover)
+    manager.store(estate.sockets(), before=given.stored)
+    succession = RelaySuccession(estate, taking, manager, program.begin)
+    timeout_s = settings.drain_timeout_s
+    launcher = Launcher(program, drain_timeout_s=timeout_s, name="relay", manager=manager, succession=succession)
+    status = launcher.run()
     program.ended(status)
     return status
 
@@ -224,7 +233,8 @@ def token_show(text: str, route_key_file: str) -> None:
 
 
 for command in (
-    tools.status, tools.flows, tools.top, tools.fleet, tools.drain, tools.undrain, tools.explain, tools.probe,
+    tools.status, tools.flows, tools.top, tools.fleet, tools.drain, tools.undrain, tools.upgrade, tools.explain,
+    tools.probe,
 ):  # fmt: skip
     cli.add_command(command)
 

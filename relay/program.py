@@ -8,24 +8,21 @@ from __future__ import annotations
 
 import functools
 import logging
-import socket
 from collections.abc import Sequence
 
 from relay import flows
 from relay.announced import announcing
+from relay.estate import Estate
 from relay.metrics import families
 from relay.runtime import admin, drains, keys, watch
 from relay.runtime.admin_child import AdminChild
 from relay.runtime.errors import EXIT_CRASH_LOOP
-from relay.runtime.given import GivenSockets
 from relay.runtime.launcher import Child
 from relay.runtime.log import event
 from relay.runtime.metrics import CONTENT_TYPE, render
-from relay.runtime.sockets import listen, say_buffer
+from relay.runtime.sockets import say_buffer
 from relay.settings import DRAINING, Settings
-from relay.slots import open_slots
-from relay.state import State
-from relay.worker import Worker
+from relay.slots import WorkerSlot
 
 log = logging.getLogger("ufrag.relay")
 
@@ -33,28 +30,26 @@ log = logging.getLogger("ufrag.relay")
 class RelayProgram:
     """relay.runtime.launcher.Program."""
 
-    def __init__(self, settings: Settings, given: GivenSockets | None = None) -> None:
-        """`given`: sockets that a service manager has opened."""
-        self._settings = settings
+    def __init__(self, estate: Estate, *, follows: bool = False) -> None:
+        """`follows`: another launcher has it still; the workers stand ready for their turn."""
+        self._estate = estate
+        self._settings = estate.settings
         self._ending = drains.Ending()
         self._orphans_until_s: float | None = None
-        given = given or GivenSockets()
-        # First, as it waits for processes of a relay that was killed, and they hold the ports, too.
-        self.state = State.take(settings)
-        try:
-            admin_socket = listen(settings.admin, "--admin", given=given)
-            self.slots = open_slots(settings, self.state, given)
-            given.refuse_rest()
-            self.state.save([own.internal.getsockname()[1] for own in self.slots])
-        except BaseException:
-            self.state.abandon()
-            raise
-        workers: list[Child] = [Worker(own.index, settings, self.slots, self.state.orphans) for own in self.slots]
-        more: list[Child] = [AdminChild(admin_socket, self._pages(), self._leave)]
-        if settings.registry:
-            more.append(announcing(settings, self.slots, self._leave))
-        self.children: Sequence[Child] = [*workers, *more]
-        self._announce(settings)
+        self.children: list[Child] = [estate.employ(own.index, waits=follows) for own in estate.slots]
+        if not follows:
+            self.begin()
+
+    def begin(self) -> None:
+        """All of it is ours."""
+        self.children.append(AdminChild(self._estate.admin, self._pages(), self._leave))
+        if self._settings.registry:
+            self.children.append(announcing(self._settings, self.slots, self._leave))
+        self._announce(self._settings)
+
+    @property
+    def slots(self) -> Sequence[WorkerSlot]:
+        return self._estate.slots
 
     def drain(self) -> None:
         """Never more gently than an operator's command has begun it."""
@@ -79,12 +74,14 @@ class RelayProgram:
     def tend(self, now: float) -> float | None:
         """Orphans go when no flow of them can be left. Workers that look into them have them mapped as long as they
         live themselves."""
-        if not self.state.orphans:
+        if not self._estate.state.orphans:
             return None
+        if self._estate.shared:
+            return now + 1.0
         if self._orphans_until_s is None:
             self._orphans_until_s = now + self._settings.flow_timeout_s
         elif now >= self._orphans_until_s:
-            self.state.forget_orphans()
+            self._estate.state.forget_orphans()
             return None
         return self._orphans_until_s
 
@@ -92,15 +89,12 @@ class RelayProgram:
         """For the service manager, in a few words."""
         return f"flows: {sum(sum(own.slot.flows().values()) for own in self.slots)}, workers: {len(self.slots)}"
 
-    def sockets(self) -> list[list[socket.socket]]:
-        """All of each worker: what should outlive even the launcher, where somebody keeps it."""
-        return [[sock for _, sock in own.sockets()] for own in self.slots]
-
     def ended(self, status: int) -> None:
         """All children are gone. What a crash loop leaves may be what crashed them."""
-        self.state.leave(whole=status != EXIT_CRASH_LOOP)
+        self._estate.leave(whole=status != EXIT_CRASH_LOOP)
 
     def _leave(self) -> None:
+        self._estate.let_go()
         for own in self.slots:
             own.close()
 

@@ -60,6 +60,10 @@ class WorkerSlot:
         """(label, socket), the internal one last."""
         return [*((str(public.address), public.sock) for public in self.publics), ("internal", self.internal)]
 
+    def descriptors(self) -> list[int]:
+        """All of it, for another launcher: memory, bell, internal and public sockets, these in the state's order."""
+        return [self.memory_fd, self.wake, self.internal.fileno(), *(each.sock.fileno() for each in self.publics)]
+
     def close(self) -> None:
         """This process's descriptors; the memory stays mapped for readers."""
         for _, sock in self.sockets():

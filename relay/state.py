@@ -13,6 +13,7 @@ leaves the old state for the next one. The record names the files; others are of
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import ipaddress
@@ -22,9 +23,8 @@ import mmap
 import os
 import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from _fastpath import salvage
 from _fastpath.slot import CHECKSUM, LAYOUT, MOST_FLOWS, SECRET_BYTES, Slot, SlotError, slot_bytes
@@ -36,58 +36,14 @@ from relay.runtime.log import event
 from relay.runtime.memory import Memory, nameless, refuse_if_too_large, reserve
 from relay.settings import Settings
 from relay.state_dir import RECORD, StateDir
+from relay.state_record import FORMAT, Record, Refused, clock, inode
 
 log = logging.getLogger("ufrag.relay.state")
 
-FORMAT = 1
 NONE, AUTO = "none", "auto"
 ORPHANS_MOST = 64
 _SHARED_MEMORY = Path("/dev/shm")
 _SPARE_BYTES = 64 << 10  # for the record, twice, and whatever the file system itself takes
-
-
-class Refused(Exception):
-    """Why what lies there cannot be taken on."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """`state.json`; every change of what a field means changes FORMAT."""
-
-    format: int
-    version: str
-    layout: int
-    checksum: str  # of the layout, in hexadecimal
-    clock: str  # which ticks the slots count by
-    launcher: int
-    listen: list[str]  # in the order of the sockets that flows name by number
-    backends: list[str]
-    family: int  # of the internal sockets, for which the slots hold socket addresses
-    max_flows: int
-    slots: list[str]  # the file of each worker
-    orphans: list[str]
-    internal: list[int]  # the port of each worker
-
-    @classmethod
-    def read(cls, text: bytes) -> Record:
-        """Raises Refused."""
-        try:
-            values: Any = json.loads(text)
-            found = values["format"]
-        except (ValueError, KeyError, TypeError):
-            raise Refused(f"{RECORD} is torn") from None
-        if found != FORMAT:
-            raise Refused(f"{RECORD} has format {found!r}, not {FORMAT}")
-        kinds = {field.name: str(field.type) for field in fields(cls)}
-        if values.keys() != kinds.keys() or not all(_is(values[name], kind) for name, kind in kinds.items()):
-            raise Refused(f"{RECORD} is torn")
-        return cls(**values)
-
-
-def _is(value: object, kind: str) -> bool:
-    item = {"int": int, "str": str, "list[str]": str, "list[int]": int}[kind]
-    items = value if kind.startswith("list") and isinstance(value, list) else [value]
-    return isinstance(value, list) == kind.startswith("list") and all(type(each) is item for each in items)
 
 
 @dataclass(frozen=True)
@@ -100,15 +56,19 @@ class Kept:
 
 
 def place(settings: Settings) -> Path | None:
+    return place_of(settings.state_dir, settings.listen)
+
+
+def place_of(state_dir: str, listen: Sequence[Address]) -> Path | None:
     """Where the state of such a relay is; by default a directory that no other relay can have: of this user, network
     and set of addresses, since two of those exclude each other anyway."""
-    if settings.state_dir == NONE:
+    if state_dir == NONE:
         return None
-    if settings.state_dir != AUTO:
-        return Path(settings.state_dir).absolute()
-    names = sorted(map(str, settings.listen))
+    if state_dir != AUTO:
+        return Path(state_dir).absolute()
+    names = sorted(map(str, listen))
     at = names[0] if len(names) == 1 else hashlib.sha256(" ".join(names).encode()).hexdigest()[:12]
-    return _SHARED_MEMORY / f"ufrag-relay-{os.geteuid()}-{_inode('/proc/self/ns/net')}-{at}"
+    return _SHARED_MEMORY / f"ufrag-relay-{os.geteuid()}-{inode('/proc/self/ns/net')}-{at}"
 
 
 def bytes_needed(settings: Settings) -> int:
@@ -116,17 +76,10 @@ def bytes_needed(settings: Settings) -> int:
     return settings.plan.workers * slot_bytes(settings.max_flows) + _SPARE_BYTES
 
 
-def _inode(path: str) -> int:
-    try:
-        return os.stat(path).st_ino
-    except OSError:
-        return 0
-
-
-def clock() -> str:
-    """Ticks count from the start of the machine, and a container may be given an origin of its own."""
-    with open("/proc/sys/kernel/random/boot_id") as file:
-        return f"{file.read().strip()}/{_inode('/proc/self/ns/time')}"
+def directories() -> list[Path]:
+    """Of relays in this network, by the name that is the default: this user's, or anybody's if we are root."""
+    user = str(os.geteuid()) if os.geteuid() else "*"
+    return sorted(_SHARED_MEMORY.glob(f"ufrag-relay-{user}-{inode('/proc/self/ns/net')}-*"))
 
 
 class State:
@@ -220,9 +173,7 @@ class State:
         if age_s > self._settings.flow_timeout_s:
             raise Refused(f"nobody has written it for {age_s:.0f} s, no flow can be left")
         self._secret = found[0].slot.secret
-        by_name = {str(address): address for address in self._settings.listen}
-        self.listen = [by_name[name] for name in record.listen]
-        self.ports = record.internal
+        self._order(record)
         self._deal_out(record, found)
         flows = sum(sum(kept.slot.flows().values()) for kept in found)
         event(log, logging.INFO, "state adopted", flows=flows, slots=len(self.slots), orphans=len(self.orphans),
@@ -236,15 +187,40 @@ class State:
             raise Refused("its slots have another size")
         self.slots = found[:again]
         for kept in found[again:][:ORPHANS_MOST]:
-            os.close(kept.memory.fd)
-            self.orphans.append(Kept(kept.file, Memory(-1, kept.memory.map), kept.slot))
+            self._keep_orphan(kept)
+
+    def inherit(self, memory: Sequence[Memory]) -> None:
+        """What a relay that runs gives us: all of it goes on as it is, so it must be of the same shape. Raises Refused,
+        or an OSError."""
+        assert self.directory is not None
+        record = Record.read(self.directory.read_record() or b"")
+        self._check(record)
+        same = (record.max_flows, record.family) == (self._settings.max_flows, self._settings.internal.family)
+        if not same or len(memory) != len(record.slots):
+            raise Refused(f"its tables have room for {record.max_flows} flows, and --max-flows is another")
+        given = zip(record.slots, memory, strict=True)
+        self.slots = [Kept(name, each, Slot.open(each.map)) for name, each in given]
+        self._secret = self.slots[0].slot.secret
+        self._order(record)
+        for name in record.orphans:
+            with contextlib.suppress(Refused):  # it may have gone in this moment
+                self._keep_orphan(self._open(name))
+
+    def _order(self, record: Record) -> None:
+        by_name = {str(address): address for address in self._settings.listen}
+        self.listen = [by_name[name] for name in record.listen]
+        self.ports = record.internal
+
+    def _keep_orphan(self, kept: Kept) -> None:
+        os.close(kept.memory.fd)
+        self.orphans.append(Kept(kept.file, Memory(-1, kept.memory.map), kept.slot))
 
     # ---- what is there now
 
     def allocate(self) -> list[Kept]:
         """The memory of each worker. All that was there is taken on in the moment in which `save` is called."""
         settings = self._settings
-        missing = settings.plan.workers - len(self.slots)
+        missing = max(0, settings.plan.workers - len(self.slots))
         each = slot_bytes(settings.max_flows)
         refuse_if_too_large(each, missing, f"--max-flows {settings.max_flows}")
         self._refuse_if_no_room(each * missing)
@@ -298,6 +274,24 @@ class State:
         for kept in self.orphans:
             salvage.repair(kept.slot)
         self.ports = list(ports)
+        if self.directory is not None:
+            self._write(self.directory)
+
+    def take_over(self, ports: Sequence[int]) -> None:
+        """The same of a state that was inherited: nothing in it changes but whose it is."""
+        assert self.directory is not None
+        self.ports = list(ports)
+        self._write(self.directory)
+        self.directory.say_launcher()
+
+    def retire(self, count: int) -> None:
+        """The last workers are no more, and no flow is left in their slots."""
+        del self.slots[-count:], self.ports[-count:]
+        if self.directory is not None:
+            self._write(self.directory)
+
+    def tidy(self) -> None:
+        """Removes what a launcher has made here that did not come to its end."""
         if self.directory is not None:
             self._write(self.directory)
 

@@ -28,7 +28,6 @@ from relay.runtime.errors import ConfigError, StateBusy
 
 LOCK = "lock"
 RECORD = "state.json"
-SOCKET = "control.sock"
 
 _OURS = re.compile(r"lock|state\.json(\.new)?|control\.sock|slot-[\d.]+", re.ASCII)
 _PAUSE_S = 0.005
@@ -66,6 +65,16 @@ class StateDir:
                 raise _busy(path, f"a relay runs here, its launcher is process {holder.split()[0]}", mend)
             select.select([], [], [], _PAUSE_S)
         raise _busy(path, "the launcher of the relay that ran here is gone, but its workers do not end", "try again")
+
+    @classmethod
+    def join(cls, path: Path, lock_fd: int) -> StateDir:
+        """With the lock of a launcher that shares it with us."""
+        fd = _open_directory(path)
+        if not _is_there(path, fd, lock_fd):
+            os.close(fd)
+            mend = "it goes on; end it, and start this one afterwards"
+            raise ConfigError("the relay that runs has another one", where=f"--state-dir {path}", mend=mend)
+        return cls(path, fd, lock_fd)
 
     def say_launcher(self) -> None:
         """From now on this process is the one that others are told of."""

@@ -16,6 +16,7 @@ import click
 from relay import explain as explaining
 from relay import fleet as fleets
 from relay import probe as probing
+from relay import upgrade as upgrading
 from relay import views
 from relay.flows import AdminClient, Filter, Flow
 from relay.redis_store import shown_routes
@@ -175,6 +176,23 @@ def drain(admin: Address, mode: str, wait: bool, timeout: float | None) -> int:
 def undrain(admin: Address) -> None:
     """Take new flows again."""
     drains.ask(AdminClient(admin), drains.OFF)
+
+
+@click.command()
+@click.option(
+    "--state-dir",
+    default="auto",
+    show_default=True,
+    envvar="UFRAG_RELAY_STATE_DIR",
+    show_envvar=True,
+    metavar="auto|DIR",
+    help="Of the relay that is meant. auto: there is but one of this user here.",
+)
+@click.option("--timeout", type=Duration(), default="30s", show_default=True, help="For the new one to come up.")
+def upgrade(state_dir: str, timeout: float) -> None:  # fmt: skip
+    """Start the program anew and let it take over, with the same options: calls, sockets and memory go on without a
+    packet lost. Ends with 0 when the new one is the relay; if anything fails, the one that runs goes on."""
+    upgrading.upgrade(upgrading.find(state_dir), timeout, click.echo)
 
 
 @click.command()

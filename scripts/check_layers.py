@@ -38,12 +38,13 @@ LAYERS: tuple[tuple[int, str], ...] = (
     (3, "transceiver.audio transceiver.events"),
     (3, "transceiver.identity transceiver.dtls transceiver.dtls_* transceiver.sctp transceiver.sctp_*"),
     (4, "relay.settings relay.slots relay.routes relay.metrics relay.redis_store relay.flows relay.verdicts"),
-    (4, "relay.state relay.state_dir"),
+    (4, "relay.state relay.state_dir relay.state_record"),
     (4, "transceiver.settings transceiver.advertise transceiver.slots transceiver.metrics"),
     (4, "transceiver.admin_client transceiver.beside transceiver.views transceiver.apps transceiver.registry"),
     (4, "transceiver.session"),
     (5, "relay.announced relay.worker relay.route_cache relay.program"),
     (5, "transceiver.program transceiver.media transceiver.calls"),
+    (5, "relay.handover relay.estate relay.giving relay.taking relay.succession relay.upgrade"),
     (5, "relay.doctor relay.doctor.*"),
     (5, "transceiver.http transceiver.http.* transceiver.caller transceiver.caller_*"),
     (5, "relay.views relay.explain relay.probe relay.fleet"),
@@ -68,7 +69,7 @@ ALLOWED_IN = {
     "aiortc": {"transceiver.sctp", "transceiver.sctp_*", "transceiver.caller"},
     # Everything else takes `now` as an argument.
     "time": {
-        *("relay.runtime.launcher", "relay.runtime.watch", "relay.runtime.screen", "relay.runtime.drains"),
+        *("relay.runtime.kernel", "relay.runtime.watch", "relay.runtime.screen", "relay.runtime.drains"),
         "relay.runtime.registry",
         "relay.doctor.machine",  # how fine a clock is, never what it shows
         *("relay.route_cache", "relay.tools", "relay.probe", "transceiver.media", "transceiver.cli"),

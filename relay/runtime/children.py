@@ -25,7 +25,7 @@ from relay.runtime.log import event
 
 log = logging.getLogger("ufrag.runtime.child")
 
-HANDLED = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
+HANDLED = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGIO})
 
 _COMM_LIMIT = 15  # bytes; the kernel keeps 16 with the closing zero
 _PR_SET_PDEATHSIG = 1
@@ -60,7 +60,8 @@ class Child(Protocol):
 
 @dataclass(slots=True)
 class Record:
-    """What the launcher keeps of one child. It lives (pid), waits for a fork (due_s), or is finished (neither)."""
+    """What the launcher keeps of one child. It lives (pid), waits for a fork (due_s), is down, or finished (none of
+    these)."""
 
     child: Child
     pid: int | None = None
@@ -69,10 +70,11 @@ class Record:
     restarts: int = -1  # so that the first fork makes it 0
     short_lives: int = 0
     killed: bool = False
+    down: bool = False  # not to be forked until it is called back
 
     @property
     def finished(self) -> bool:
-        return self.pid is None and self.due_s is None
+        return self.pid is None and self.due_s is None and not self.down
 
 
 def restart_delay_s(short_lives: int) -> float:
@@ -135,7 +137,7 @@ def _die_with(launcher_pid: int) -> None:
 
 def _leave_signals_to_the_launcher() -> None:
     """Ignore first and unblock then; what came in between is discarded. SIGCHLD is of no interest here either."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGIO):
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
 

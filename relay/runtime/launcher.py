@@ -2,7 +2,7 @@
 
 Rules:
   1. One thread, always, and nothing imported here starts another: forking again must be safe at any moment.
-  2. No signal handlers. The four signals are blocked, and all waiting is one `sigtimedwait`; between signals the
+  2. No signal handlers. The five signals are blocked, and all waiting is one `sigtimedwait`; between signals the
      launcher sleeps until the next thing is due (a delayed fork, a heart that would be too old, a deadline).
   3. Between SIGCHLD and the fork that answers it stands nothing slow: what there is to log is logged afterwards.
   4. Only known pids are reaped, so that nobody else's children are taken away.
@@ -17,25 +17,26 @@ Phases, and what moves them:
                            STOPPING  gone
     heart older than hung_after_s (RUNNING, DRAINING): SIGKILL, then as above
     SIGHUP (RUNNING, DRAINING): program.reload()
+    SIGIO: whoever wants to follow this launcher may have said something (`succession`)
     STOPPING: program.stop(); without essential children left, or at the end of stop_grace_s, end-of-file at every
               alive_fd; whoever is there at the end of stop_grace_s: SIGKILL
 """
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import logging
 import os
 import signal
-import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from relay.runtime import children
-from relay.runtime.children import HANDLED, Child, Record, describe_exit
-from relay.runtime.errors import EXIT_DRAINED, EXIT_FAILURE, CrashLoop, RuntimeFault
+from relay.runtime.children import Child, Record, describe_exit
+from relay.runtime.errors import EXIT_DRAINED, CrashLoop, RuntimeFault
+from relay.runtime.kernel import Kernel, block_signals
 from relay.runtime.log import event
+from relay.runtime.succession import Fate, Succession
 from relay.runtime.systemd import ServiceManager
 
 __all__ = ["Child", "Kernel", "Launcher", "Program", "block_signals"]
@@ -44,7 +45,6 @@ log = logging.getLogger("ufrag.runtime.launcher")
 
 _DRAIN_POLL_S = 0.05
 _HEART_POLL_S = 0.02  # at least this between two looks at a heart that is nearly too old
-_LONGEST_WAIT_S = 3600.0  # the kernel's type ends somewhere; waking once an hour costs nothing
 _KILL_WAIT_S = 2.0  # for SIGKILL to take effect; only a process stuck in the kernel takes longer
 
 
@@ -53,7 +53,7 @@ class Program(Protocol):
 
     @property
     def children(self) -> Sequence[Child]:
-        """The processes, in the order of their start."""
+        """The processes, in the order of their start; more may come later."""
 
     def drain(self) -> None:
         """Take nothing new, and let go what there is."""
@@ -69,49 +69,6 @@ class Program(Protocol):
 
     def tend(self, now: float) -> float | None:
         """What has its time: do what is due, and say when to ask again (None: never). Asked at the start, too."""
-
-
-class Kernel:
-    """The system calls the launcher lives on; a virtual one takes its place in tests."""
-
-    def settle(self) -> None:
-        """Make this process fit to be a launcher."""
-        threads = len(os.listdir("/proc/self/task"))
-        if threads != 1:
-            raise RuntimeFault(f"the launcher has {threads} threads", mend="whatever starts one must do so in a child")
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # inherited as ignored, it would reap our children itself
-        block_signals()
-
-    def now(self) -> float:
-        return time.monotonic()
-
-    def wait(self, timeout_s: float | None) -> int | None:
-        """The next signal; None when there was none in time."""
-        if timeout_s is None:
-            return signal.sigwaitinfo(HANDLED).si_signo
-        caught = signal.sigtimedwait(HANDLED, min(timeout_s, _LONGEST_WAIT_S))
-        return caught.si_signo if caught else None
-
-    def fork(self) -> int:
-        return os.fork()
-
-    def reap(self, pid: int) -> int | None:
-        """The exit code of `pid` (negative: the signal), None while it lives."""
-        try:
-            ended, status = os.waitpid(pid, os.WNOHANG)
-        except ChildProcessError:  # somebody else took the status; the child is gone all the same
-            return EXIT_FAILURE
-        return os.waitstatus_to_exitcode(status) if ended else None
-
-    def kill(self, pid: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def block_signals() -> None:
-    """Hold SIGTERM, SIGINT, SIGHUP and SIGCHLD until `Launcher.run` takes them. They stay blocked after it: a
-    second SIGTERM that comes while the program leaves must not spoil its exit status."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
 
 
 class Phase(enum.Enum):
@@ -136,6 +93,7 @@ class Launcher:
         name: str = "ufrag",
         kernel: Kernel | None = None,
         manager: ServiceManager | None = None,
+        succession: Succession | None = None,
     ) -> None:
         self._program = program
         self._drain_timeout_s = drain_timeout_s
@@ -146,7 +104,8 @@ class Launcher:
         self._name = name
         self._kernel = kernel or Kernel()
         self._manager = manager or ServiceManager()
-        self._records = [Record(child) for child in program.children]
+        self._succession = succession or Succession()
+        self._records: list[Record] = []
         self._phase = Phase.RUNNING
         self._deadline_s = 0.0  # of the drain, then of the stop
         self._program_due_s: float | None = 0.0
@@ -166,12 +125,13 @@ class Launcher:
                 self._step()
         finally:
             self._abandon()
+        if self._succession.leaving:
+            return self._succession.exit_status
         return self._fault.exit_status if self._fault else EXIT_DRAINED
 
     def _start(self) -> None:
         now = self._kernel.now()
-        for record in self._records:
-            record.due_s = now
+        self._take_on(now)
         self._fork_due(now)
         self._say_later()
         self._tend_program(now)
@@ -189,6 +149,7 @@ class Launcher:
         self._handle_signal(number, now)
         if self._phase is not Phase.STOPPING:
             self._check_hearts(now)
+            self._tend_succession(now)
             self._tend_drain(now)
             self._tend_program(now)
         if self._phase is Phase.STOPPING:
@@ -203,7 +164,7 @@ class Launcher:
         else:
             ages = [age for record in self._records if (age := self._heart_age_s(record, now)) is not None]
             times += [now + max(_HEART_POLL_S, self._hung_after_s - age) for age in ages]
-            times += [] if self._program_due_s is None else [self._program_due_s]
+            times += [due for due in (self._program_due_s, self._succession.due_s(now)) if due is not None]
         if self._phase is Phase.DRAINING:
             times.append(min(self._deadline_s, now + _DRAIN_POLL_S))
         if self._manager.due_s is not None:
@@ -212,8 +173,13 @@ class Launcher:
 
     # Children that end and begin
 
+    def _take_on(self, now: float) -> None:
+        """Those that the program has by now."""
+        known = {id(record.child) for record in self._records}
+        self._records += [Record(child, due_s=now) for child in self._program.children if id(child) not in known]
+
     def _reap(self, now: float) -> None:
-        for record in self._records:
+        for record in list(self._records):
             code = None if record.pid is None else self._kernel.reap(record.pid)
             if code is not None:
                 self._ended(record, code, now)
@@ -221,10 +187,14 @@ class Launcher:
     def _ended(self, record: Record, code: int, now: float) -> None:
         pid, record.pid = record.pid, None
         done = self._phase is Phase.DRAINING and record.child.essential and code == 0
-        expected = done or self._phase is Phase.STOPPING
+        fate = Fate.AGAIN if self._phase is Phase.STOPPING else self._succession.fate(record.child, code)
+        expected = done or self._phase is Phase.STOPPING or fate is not Fate.AGAIN
         level = logging.INFO if expected else logging.WARNING
         life_s = now - record.born_s
         self._note(level, "child ended", record, pid=pid, how=describe_exit(code), life_s=round(life_s, 3))
+        if fate is Fate.GONE:
+            self._records.remove(record)
+        record.down = fate is Fate.LATER
         if not expected:
             self._schedule(record, describe_exit(code), life_s, now)
 
@@ -291,7 +261,7 @@ class Launcher:
     # Signals, drain and stop
 
     def _handle_signal(self, number: int | None, now: float) -> None:
-        if number is None or number == signal.SIGCHLD:
+        if number is None or number in (signal.SIGCHLD, signal.SIGIO):
             return
         event(log, logging.INFO, "signal", signal=signal.Signals(number).name, phase=self._phase.value)
         if self._phase is Phase.STOPPING:
@@ -299,6 +269,10 @@ class Launcher:
         if number == signal.SIGHUP:
             self._manager.reload(now)
             self._ask("reload", self._program.reload)
+            return
+        self._succession.abort(f"told to end by {signal.Signals(number).name}", now)
+        if not self._succession.owns:
+            self._leave(now)
         elif number == signal.SIGTERM and self._phase is Phase.RUNNING:
             self._begin_drain(now)
         else:
@@ -333,7 +307,32 @@ class Launcher:
             self._ask("tending", lambda: answers.append(self._program.tend(now)))
             self._program_due_s = next(iter(answers), None)
 
+    # A launcher before or after this one
+
+    def _tend_succession(self, now: float) -> None:
+        self._ask("succession", lambda: self._succession.tend(now, ending=self._phase is not Phase.RUNNING))
+        if self._succession.leaving:
+            self._leave(now)
+            return
+        self._take_on(now)
+        for record in self._records:
+            if record.down and self._succession.calls_back(record.child):
+                record.down, record.due_s = False, now
+        self._fork_due(now)
+        self._say_later()
+
+    def _leave(self, now: float) -> None:
+        """The program goes on without this launcher: only its own processes end, and nothing is said to anybody."""
+        self._phase = Phase.STOPPING
+        self._deadline_s = now + self._stop_grace_s
+        for record in self._records:
+            record.due_s = None
+        self._close_alive(1)
+
     def _begin_stop(self, now: float) -> None:
+        if not self._succession.owns:
+            self._leave(now)
+            return
         self._phase = Phase.STOPPING
         self._deadline_s = now + self._stop_grace_s
         for record in self._records:

@@ -49,6 +49,12 @@ def nameless(length: int, option: str) -> Memory:
         raise ConfigError(what, where=option, mend="lower it, or give the process more memory") from None
 
 
+def mapped_again(descriptor: int) -> Memory:
+    """What another process has reserved and gives to us."""
+    length = os.fstat(descriptor).st_size
+    return Memory(descriptor, mmap.mmap(descriptor, length, mmap.MAP_SHARED | mmap.MAP_POPULATE))
+
+
 def reserve(descriptor: int, length: int) -> mmap.mmap:
     """The file's memory, all of it there: reserved now and not at first touch, which would kill with SIGBUS in the
     middle of a call."""

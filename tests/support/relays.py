@@ -10,12 +10,17 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+import psutil
+
 from _fastpath.wire.token import Keyring
+from benchmarks.native_build import ROOT
 from benchmarks.support import RelayProcess, Result, Words, read_key_file
 from tests.support.netns import inside
 
@@ -28,11 +33,13 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 class Relay(RelayProcess):
     """A relay whose books are checked when it is stopped, in the namespace `netns` if that is given."""
 
+    _successor = 0  # the launcher since an upgrade
+
     def __init__(
         self, key_file: Path, *, listen: Sequence[str] = (), workers: int = 1, cpus: str = "none", internal: str = "",
         backends: Words = ("127.0.0.0/8",), extra: Words = (), netns: str = "", state_dir: str = "",
     ) -> None:  # fmt: skip
-        enter = ("ip", "netns", "exec", netns) if netns else ()
+        enter = self._enter = ("ip", "netns", "exec", netns) if netns else ()
         super().__init__(
             key_file,
             listen=listen,
@@ -50,11 +57,17 @@ class Relay(RelayProcess):
 
     # ---- life
 
+    @property
+    def pid(self) -> int:
+        return self._successor or super().pid
+
     def stop(self) -> Result:
         """Checks the books while they can be read, then ends it at once: a drain would wait for the flows to go
         silent."""
-        if self.process.poll() is None and not self.checked:
+        if (self._successor or self.process.poll() is None) and not self.checked:
             self.check_books()
+        if self._successor:
+            self._end_successor(signal.SIGINT)
         result = super().stop()
         assert "Traceback" not in self.log(), self.log()
         return result
@@ -63,6 +76,32 @@ class Relay(RelayProcess):
         """It was ended from outside: `stop` has nothing left to do or to check."""
         self.process.wait()
         self.checked = self._ended = True
+
+    def upgrade(self, *options: str) -> list[str]:
+        """As an operator does it; what that said. CalledProcessError if it fails."""
+        before, pid = self._successor, self.pid
+        command = [*self._enter, sys.executable, "-m", "relay", "upgrade", "--state-dir", self.state_dir, *options]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        lines = done.stdout.splitlines()
+        self._successor = int(lines[-1].rpartition(" ")[2])
+        until(lambda: not psutil.pid_exists(pid)) if before else self.process.wait(5)
+        return lines
+
+    def _end_successor(self, number: signal.Signals) -> None:
+        """It is nobody's child here, so there is no exit status."""
+        pid, self._successor = self._successor, 0
+        os.kill(pid, number)
+        until(lambda: not psutil.pid_exists(pid))
+
+    def _end(self) -> None:
+        if self._successor and psutil.pid_exists(self._successor):
+            self._end_successor(signal.SIGKILL)
+        super()._end()
+
+    def followed(self) -> None:
+        """Another one takes over, or has taken over: this one ends."""
+        assert self.process.wait(20) == 0, self.log()
+        self.gone()
 
     def again(self, *extra: str) -> Relay:
         """A relay with the same options and addresses, for when this one is gone; and what is different. Its state
