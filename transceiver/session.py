@@ -32,7 +32,7 @@ log = logging.getLogger("ufrag.transceiver.call")
 
 State = Literal["new", "checking", "handshaking", "live", "closing", "gone"]
 
-BYE_GRACE_S = 15.0  # after RTCP's BYE: a client that only stops its microphone checks again, at least every 6 s
+BYE_GRACE_S = 15.0  # after RTCP's BYE, or SCTP's end: a client that only stops its microphone checks again within 6 s
 LEAST_RESEND_GAP_S = 0.05
 
 
@@ -134,8 +134,11 @@ class Session:
         self.stages.media = now
         self._observe("setup_media_s", now - self.stages.opened)
 
-    def _bye(self, _path: int, _value: int, _datagram: bytes, now: float) -> None:
-        """A stream has ended. Whether the call has, the checks tell: the hot thread is asked to report them."""
+    def _rtcp_bye(self, _path: int, _value: int, _datagram: bytes, now: float) -> None:
+        self._bye(now)
+
+    def _bye(self, now: float) -> None:
+        """Part of it has ended. Whether the call has, the checks tell: the hot thread is asked to report them."""
         self.bye_at = now + BYE_GRACE_S
         self.place.engine.set_reporting(self.place.index, self.place.serial, True)
 
@@ -155,7 +158,7 @@ class Session:
         elif self.dtls.state == "connected":
             if self.state != "live":
                 self._connected(now)
-            self._receive_data()
+            self._receive_data(now)
             self._send(self.dtls.take_datagrams())
         elif self.dtls.state == "closed":
             self.end("close_notify", now)
@@ -204,10 +207,14 @@ class Session:
         self.dtls.send(packet)
         self._send(self.dtls.take_datagrams())
 
-    def _receive_data(self) -> None:
-        for packet in self.dtls.take_received():
-            if self.channels is not None:
-                self.channels.receive(packet)
+    def _receive_data(self, now: float) -> None:
+        packets = self.dtls.take_received()
+        if self.channels is None or self.channels.state == "closed":
+            return
+        for packet in packets:
+            self.channels.receive(packet)
+        if self.channels.state == "closed" and not self.channels.failure:
+            self._bye(now)  # some clients end the association as they leave, and nothing else
 
     # -------------------------------------------------------------------------------------------------- data channels
 
@@ -300,6 +307,6 @@ HANDLERS: dict[str, Callable[[Session, int, int, bytes, float], None]] = {
     "proven": Session._proven,
     "datagram": Session._datagram,
     "media": Session._media,
-    "bye": Session._bye,
+    "bye": Session._rtcp_bye,
     "expired": Session._expired,
 }

@@ -15,6 +15,7 @@ from tests.support.peer import Peer
 from tests.support.sctp_pair import LoopClock
 from tests.support.world import CLIENT, Link, World
 from transceiver.answer import Setup
+from transceiver.session import BYE_GRACE_S
 
 BAD = Link(loss=0.1, duplicate=0.05, delay_s=0.03, jitter_s=0.01)
 
@@ -100,5 +101,32 @@ def test_a_client_that_never_answers_gets_no_more_than_it_pays_for() -> None:
         peer.answers = True
         await echoed(world, peer, ["at last"])
         world.hangup(peer)
+
+    virtual_loop.run(main())
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_the_end_of_sctp_and_silence_end_a_call_after_a_grace(stays: bool) -> None:
+    """As after RTCP's BYE: some clients end the association when they leave, and say nothing else. Who goes on checking
+    only has no data channels any more."""
+
+    async def main() -> None:
+        world = World(8)
+        peer = Peer(CLIENT, audio=True, data=True)
+        await connect(world, peer)
+        await echoed(world, peer, ["hello"])
+        session = world.session(peer)
+        assert peer.media.channels is not None
+        peer.media.channels.close()
+        assert await world.run_in_loop(lambda: session.channels is not None and session.channels.state == "closed", 1)
+        peer.checks = peer.answers = stays
+        closed = world.now
+        if stays:
+            assert not await world.run_in_loop(lambda: session.state != "live", 2 * BYE_GRACE_S)
+            world.hangup(peer)
+        else:
+            assert await world.run_in_loop(lambda: session.state == "gone", 2 * BYE_GRACE_S)
+            assert world.now - closed == pytest.approx(BYE_GRACE_S, abs=0.1)
+        assert session.reason == ("hangup" if stays else "bye")
 
     virtual_loop.run(main())
