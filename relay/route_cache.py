@@ -268,7 +268,7 @@ class RouteCacheThread(threading.Thread):
     reason of ours is told, and is not the last."""
 
     PAUSE_S = 1.0
-    NOT_OURS_S = 0.05
+    NOT_OURS_S = 0.005
 
     def __init__(self, hot: Hot, make: Callable[[], RouteCache]) -> None:
         super().__init__(name="routes", daemon=True)
@@ -295,7 +295,8 @@ class RouteCacheThread(threading.Thread):
             if self._cache is not None:
                 self._cache.close()
             self._cache = None
-            return self.NOT_OURS_S
+            time.sleep(self.NOT_OURS_S)  # not by poll: asks that nobody takes any more would end it at once
+            return 0.0
         if self._cache is None:
             self._cache = self._make()
         return self._cache.round()

@@ -20,7 +20,7 @@ from relay.runtime.screen import WIDE, count, duration, facts, listed, percent, 
 
 WAYS = ("up", "down")
 DRAINING = {1: "draining", 2: "pushing"}
-FLOW_EVENTS = ("expired", "evicted", "moved", "adopted")
+FLOW_EVENTS = ("expired", "evicted", "moved", "adopted", "recovered")
 MOST_REASONS = 4  # of drops a second, in one line
 
 
@@ -47,6 +47,18 @@ def _lines(metrics: Metrics, ready: Mapping[str, Any], address: str) -> Iterable
     dropped = count(metrics.total("ufrag_relay_socket_drops_total"))
     waiting = count(metrics.total("ufrag_relay_socket_queue_bytes"))
     yield "kernel", f"{dropped} dropped for full buffers, {waiting}B waiting"
+    if metrics.samples("ufrag_relay_redis_breaker_state"):
+        yield "redis", _redis(metrics)
+
+
+def _redis(metrics: Metrics) -> str:
+    states = metrics.by("worker", "ufrag_relay_redis_breaker_state").values()
+    left = sum(state > 0 for state in states)
+    away = "asked" if not left else f"not asked by {left} of {len(states)} workers"
+    results = metrics.by("result", "ufrag_relay_redis_lookups_total")
+    written, held = (metrics.total(f"ufrag_relay_{name}") for name in ("redis_writes_total", "hold_packets"))
+    found = f"looked up {count(sum(results.values()))}{listed(results)}"
+    return f"{away}, wrote {count(written)}, {found}, {count(held)} on hold"
 
 
 def _tokens(metrics: Metrics) -> str:
