@@ -281,7 +281,8 @@ cdef uint8_t open_flow(Router* router, Packet* packet, uint32_t socket, uint16_t
 cdef bint named(Router* router, Flow* flow, const Route* route, uint64_t token) noexcept nogil:
     """Whether this is the token of a flow that came from the route cache, which knows of tokens only their nonces. It is the flow's own
     from now on."""
-    if flow.nonce == 0 or flow.nonce != route.nonce             or flow.token != provisional_token(&router.secret, <const uint8_t*>flow.key, &route.owner, route.nonce):
+    if flow.nonce == 0 or flow.nonce != route.nonce \
+            or flow.token != provisional_token(&router.secret, <const uint8_t*>flow.key, &route.owner, route.nonce):
         return False
     flow_retoken(&router.flows, flow, token, room_for(router, token))
     if flow.token != token:
