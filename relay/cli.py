@@ -123,7 +123,7 @@ def start(*, takeover: bool, **options: Any) -> int:
     program = RelayProgram(estate, follows=takeover)
     manager = ServiceManager.from_environment(program.status, successor=takeover)
     manager.store(estate.sockets(), before=given.stored)
-    succession = RelaySuccession(estate, taking, manager, program.begin)
+    succession = RelaySuccession(estate, taking, manager, program)
     timeout_s = settings.drain_timeout_s
     launcher = Launcher(program, drain_timeout_s=timeout_s, name="relay", manager=manager, succession=succession)
     status = launcher.run()

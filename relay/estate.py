@@ -6,6 +6,7 @@ let go at once what is not theirs.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from typing import Self
 from relay.handover import Life
 from relay.runtime.control import NAME, Listener
 from relay.runtime.given import GivenSockets
+from relay.runtime.reuseport import steer_no_more
 from relay.runtime.sockets import listen
 from relay.settings import Settings
 from relay.slots import WorkerSlot, open_slots
@@ -47,6 +49,9 @@ class Estate:
             admin = listen(settings.admin, "--admin", given=given)
             slots = open_slots(settings, state, given)
             given.refuse_rest()
+            for public in slots[0].publics:
+                with contextlib.suppress(OSError):  # sockets that were kept may have been told to leave some out
+                    steer_no_more(public.sock)
             state.save([own.internal.getsockname()[1] for own in slots])
         except BaseException:
             state.abandon()

@@ -112,32 +112,31 @@ class Giving:
     def due_s(self, now: float) -> float | None:
         return now + _LOOK_S if self.under_way else None
 
-    def tend(self, now: float, open_to: bool) -> None:
-        """Whatever came, and whatever is late. `open_to`: this relay may be followed, as it is not about to end."""
+    def tend(self, now: float, closed: str) -> None:
+        """Whatever came, and whatever is late. `closed`: why this relay cannot be followed now."""
         if self.phase is Phase.GONE or self._estate.listener is None:
             return
         while len(self._guests) < _GUESTS_MOST and (guest := self._estate.listener.accept()):
             self._guests.append(guest)
         for guest in list(self._guests):
-            self._hear(guest, now, open_to)
+            self._hear(guest, now, closed)
         self._mind_operator()
         if self._heir:
             self._mind(self._heir, now)
 
     # ---- who comes
 
-    def _hear(self, guest: Channel, now: float, open_to: bool) -> None:
+    def _hear(self, guest: Channel, now: float, closed: str) -> None:
         try:
             message = guest.receive()
             if message is None:
                 return
-            why = "" if open_to else "that relay is about to end"
             if message.kind == "upgrade":
                 self._guests.remove(guest)
-                self._upgrade(guest, message, why, now)
+                self._upgrade(guest, message, closed, now)
             elif message.kind == "hello":
                 self._guests.remove(guest)
-                self._welcome(guest, message, why, now)
+                self._welcome(guest, message, closed, now)
             else:
                 raise ChannelLost("it wants something that is not known here")
         except (ChannelLost, ValueError, TypeError):

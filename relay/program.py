@@ -47,6 +47,12 @@ class RelayProgram:
             self.children.append(announcing(self._settings, self.slots, self._leave))
         self._announce(self._settings)
 
+    def hire(self, index: int) -> None:
+        self.children.append(self._estate.employ(index))
+
+    def dismiss(self, worker: Child) -> None:
+        self.children.remove(worker)
+
     @property
     def slots(self) -> Sequence[WorkerSlot]:
         return self._estate.slots
@@ -106,7 +112,8 @@ class RelayProgram:
             return any(own.slot.draining for own in self.slots)
 
         def stale_workers() -> list[int]:
-            return watch.stale(own.slot.heart for own in self.slots)
+            """But for those that were told to end, as workers are that retire."""
+            return watch.stale(own.slot.heart for own in self.slots if not own.slot.stopping)
 
         return admin.Pages(
             public={"/metrics": metrics, **admin.health(draining, stale_workers)},

@@ -22,7 +22,7 @@ from relay.runtime.given import GivenSockets
 from relay.runtime.log import event
 from relay.runtime.sockets import bind, is_wildcard, kernel_drops, open_internal, open_udp, prepare
 from relay.settings import Settings
-from relay.state import Kept, State
+from relay.state import State
 
 log = logging.getLogger("ufrag.relay.slots")
 
@@ -83,7 +83,7 @@ def open_slots(settings: Settings, state: State, given: GivenSockets) -> list[Wo
             _refuse_if_taken(address)
     memory = state.allocate()
     try:
-        slots = [_open_slot(index, settings, state, kept, given) for index, kept in enumerate(memory)]
+        slots = [open_slot(index, settings, state, given) for index in range(len(memory))]
     except OSError as error:
         mend = "ulimit -n raises the number of files" if error.errno == errno.EMFILE else "see the kernel's log"
         raise ConfigError(f"cannot open the sockets: {error.strerror}", where="relay start", mend=mend) from None
@@ -91,7 +91,10 @@ def open_slots(settings: Settings, state: State, given: GivenSockets) -> list[Wo
     return slots
 
 
-def _open_slot(index: int, settings: Settings, state: State, kept: Kept, given: GivenSockets) -> WorkerSlot:
+def open_slot(index: int, settings: Settings, state: State, given: GivenSockets | None = None) -> WorkerSlot:
+    """The sockets of worker `index`, whose memory is there."""
+    given = given or GivenSockets()
+    kept = state.slots[index]
     return WorkerSlot(
         index=index,
         slot=kept.slot,

@@ -286,7 +286,8 @@ class State:
 
     def retire(self, count: int) -> None:
         """The last workers are no more, and no flow is left in their slots."""
-        del self.slots[-count:], self.ports[-count:]
+        left = len(self.slots) - count
+        del self.slots[left:], self.ports[left:]
         if self.directory is not None:
             self._write(self.directory)
 

@@ -4,11 +4,11 @@ followed itself (`giving`). In between it changes the number of workers (`headco
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from relay.estate import Estate
 from relay.giving import Giving
 from relay.giving import Phase as GivingPhase
+from relay.headcount import Headcount
+from relay.program import RelayProgram
 from relay.runtime.children import Child
 from relay.runtime.errors import EXIT_DRAINED, EXIT_FAILURE
 from relay.runtime.succession import Fate, Succession
@@ -21,15 +21,14 @@ _OLD_ENDS_S = 3.0  # for the old launcher to leave; only then the service manage
 
 
 class RelaySuccession(Succession):
-    """`inherited` is called once everything is this launcher's, if it was another's before."""
+    """Follows another launcher if there is a `taking`."""
 
-    def __init__(
-        self, estate: Estate, taking: Taking | None, manager: ServiceManager, inherited: Callable[[], None]
-    ) -> None:
+    def __init__(self, estate: Estate, taking: Taking | None, manager: ServiceManager, program: RelayProgram) -> None:
         self._estate = estate
         self._taking = taking
         self._manager = manager
-        self._inherited = inherited
+        self._program = program
+        self._headcount = Headcount(estate, program.hire, self._store)
         self._giving: Giving | None = None
         self._speak_s: float | None = None
         if taking is None:
@@ -52,9 +51,15 @@ class RelaySuccession(Succession):
         if self._taking:
             self._tend_taking(self._taking, now)
         elif self._giving:
-            self._giving.tend(now, open_to=not ending)
+            self._headcount.tend(now)
+            self._giving.tend(now, self._closed(ending))
             self._estate.shared = self._giving.under_way
             self._estate.ours = self._giving.phase is not GivingPhase.GONE
+
+    def _closed(self, ending: bool) -> str:
+        if ending:
+            return "that relay is about to end"
+        return "its retired workers are just ending: try again" if self._headcount.closing else ""
 
     def _tend_taking(self, taking: Taking, now: float) -> None:
         if taking.pending:
@@ -63,16 +68,20 @@ class RelaySuccession(Succession):
             return
         if self._giving is None:
             self._estate.ours, self._estate.shared = True, False
+            self._headcount.begin(now)
             self._estate.take_over()
             self._be_owner()
-            self._inherited()
+            self._program.begin()
             self._speak_s = now + _OLD_ENDS_S
         if taking.old_is_gone or (self._speak_s is not None and now >= self._speak_s):
             self._taking = None
             taking.close()
             self._estate.channels.remove(taking.close)
             self._manager.speak()
-            self._manager.store(self._estate.sockets())
+            self._store()
+
+    def _store(self) -> None:
+        self._manager.store(self._estate.sockets())
 
     def _be_owner(self) -> None:
         self._giving = Giving(self._estate, self._manager.hand_over)
@@ -81,7 +90,8 @@ class RelaySuccession(Succession):
     def due_s(self, now: float) -> float | None:
         if self._taking:
             return self._taking.due_s(now)
-        return self._giving.due_s(now) if self._giving else None
+        times = (self._headcount.due_s(now), self._giving.due_s(now) if self._giving else None)
+        return min((due for due in times if due is not None), default=None)
 
     def fate(self, child: Child, code: int) -> Fate:
         if not isinstance(child, Worker):
@@ -93,6 +103,10 @@ class RelaySuccession(Succession):
         if self._giving and self._giving.under_way and child.superseded:
             child.died()
             return Fate.LATER
+        if self._headcount.closing and code == 0 and self._headcount.is_retiring(child):
+            self._program.dismiss(child)
+            self._headcount.ended(child)
+            return Fate.GONE
         return Fate.AGAIN
 
     def calls_back(self, child: Child) -> bool:

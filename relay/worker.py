@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 from collections.abc import Callable, Sequence
 
 from _fastpath.forward import Forwarder
@@ -142,6 +143,8 @@ class Worker:
         for other in self._slots:
             if other is not self._own:
                 other.close()
+        for kept in self._state.slots[len(self._slots) :]:  # of workers that are still to be added
+            os.close(kept.memory.fd)
         forwarder = self._forwarder()
         self._key_ids = frozenset(self._settings.route_keys.by_id)
         self._reloads = self._own.slot.reloads

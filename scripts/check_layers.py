@@ -44,7 +44,7 @@ LAYERS: tuple[tuple[int, str], ...] = (
     (4, "transceiver.session"),
     (5, "relay.announced relay.worker relay.route_cache relay.program"),
     (5, "transceiver.program transceiver.media transceiver.calls"),
-    (5, "relay.handover relay.estate relay.giving relay.taking relay.succession relay.upgrade"),
+    (5, "relay.handover relay.estate relay.giving relay.taking relay.headcount relay.succession relay.upgrade"),
     (5, "relay.doctor relay.doctor.*"),
     (5, "transceiver.http transceiver.http.* transceiver.caller transceiver.caller_*"),
     (5, "relay.views relay.explain relay.probe relay.fleet"),
