@@ -19,7 +19,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 cdef enum:
     WRITER_NOBODY = 0
-    LINGER_MS = 1000
+    LINGER_MS = 250                   # a socket's buffer holds what comes meanwhile
 
     # What becomes of a worker that asks for its turn, or whose turn is over.
     TURN_CLEAN = 0                    # it is the writer; its predecessor, if there was one, had let go

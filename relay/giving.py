@@ -192,7 +192,8 @@ class Giving:
         self.phase = Phase.GIVING
         event(log, logging.INFO, "hand-over begins", pid=channel.pid, version=heir.version)
         self._tell(f"version {heir.version} is there, process {channel.pid}")
-        self._answer(heir, "offer", self._estate.heirlooms(), slots=len(self._estate.slots), version=__version__)
+        self._answer(heir, "offer", self._estate.heirlooms(), slots=len(self._estate.slots), version=__version__,
+                     pid=os.getpid())  # fmt: skip
 
     # ---- the heir
 

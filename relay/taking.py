@@ -90,6 +90,8 @@ def follow(settings: Settings) -> Taking:
         return _ask(settings, path, channel)
     except ChannelLost as lost:
         raise HandOverFailed(f"the relay that runs is lost: {lost}", where=_WHERE) from None
+    except (KeyError, ValueError, TypeError):
+        raise HandOverFailed("the relay that runs says what is not understood here", where=_WHERE) from None
     except (Refused, OSError) as reason:
         mend = "it goes on; end it, and start this one afterwards"
         raise HandOverFailed(f"cannot follow that relay: {reason}", where=_WHERE, mend=mend) from None
@@ -119,7 +121,7 @@ def _ask(settings: Settings, path: Path, channel: Channel) -> Taking:
     except BaseException:
         state.abandon()
         raise
-    return Taking(estate, channel, old_life, offer.text("version"))
+    return Taking(estate, channel, old_life, int(offer.fields["pid"]), offer.text("version"))
 
 
 def _expect(channel: Channel, kind: str, descriptors: int) -> Message:
@@ -170,8 +172,9 @@ def _admin(settings: Settings, given: socket.socket) -> socket.socket:
 class Taking:
     """`tend` is asked again and again; the first time when all workers have been forked."""
 
-    def __init__(self, estate: Estate, channel: Channel, old_life: int, version: str) -> None:
+    def __init__(self, estate: Estate, channel: Channel, old_life: int, old_pid: int, version: str) -> None:
         self.estate = estate
+        self.old_pid = old_pid
         self.phase = Phase.WARMING
         self._channel = channel
         self._old_life = old_life
@@ -180,7 +183,7 @@ class Taking:
         self._turn = 0
         self._hearts: list[int] = []
         estate.channels.append(self.close)
-        event(log, logging.INFO, "takeover begins", from_pid=channel.pid, from_version=version,
+        event(log, logging.INFO, "takeover begins", from_pid=old_pid, from_version=version,
               slots=len(estate.slots))  # fmt: skip
 
     @property
@@ -239,6 +242,8 @@ class Taking:
             self._due_s = now + TURN_S
         if self._due_s is not None and now >= self._due_s:
             self.fail(f"slot {self._turn} does not become ours")
+        elif self.estate.workers[self._turn].passed_over:
+            self.estate.workers[self._turn].claim()
 
     def _prove(self, now: float) -> None:
         beats = [own.slot.heart != heart for own, heart in zip(self.estate.slots, self._hearts, strict=True)]

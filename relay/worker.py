@@ -115,6 +115,11 @@ class Worker:
     def writes(self) -> bool:
         return self._own.slot.writer == self._epoch
 
+    @property
+    def passed_over(self) -> bool:
+        """It came too late for its turn, and the other one has taken the slot back."""
+        return self._own.slot.epoch < self._epoch
+
     def claim(self) -> None:
         """Its turn has come; the other launcher's worker lets go before its next batch."""
         self._own.slot.epoch = self._epoch

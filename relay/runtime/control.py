@@ -47,7 +47,8 @@ class Message(NamedTuple):
 
 
 class Channel:
-    """One connection. `pid` is the process at its other end, 0 if it cannot be seen from here."""
+    """One connection. `pid` is the process at its other end, 0 if it cannot be seen from here. On the connecting side
+    it is the one that began to listen, which may have handed its socket to another one since."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)

@@ -164,10 +164,10 @@ def sum_of(samples: Samples, name: str, **labels: str) -> float:
     return sum(value for (sample, has), value in samples.items() if sample == name and wanted <= has)
 
 
-def until(true: Callable[[], bool]) -> None:
+def until(true: Callable[[], bool], seconds: float = 6.0) -> None:
     """Asks again and again, for some seconds: for what another process does and nothing tells."""
     pause = threading.Event()
-    for _ in range(300):
+    for _ in range(int(seconds / 0.02)):
         if true():
             return
         pause.wait(0.02)
