@@ -160,6 +160,16 @@ def test_the_server_hangs_up(client: tuple[Command, Limit], active: Transceiver)
     assert reason(active, facts, 2.0) == "hangup"
 
 
+@pytest.mark.parametrize("name", ["pion", "firefox"])
+def test_an_ice_restart(name: str, active: Transceiver) -> None:
+    """In those clients that can: new credentials, new addresses, the same call."""
+    facts = run(CLIENTS[name](), active, "--restart")
+    check(facts, Limit())
+    assert facts["back"] >= 2 * FRAMES
+    assert reason(active, facts, 2.0) == "close_notify"
+    assert endings(active)[-1]["restarts"] == "1"
+
+
 @pytest.mark.parametrize("offered", ["passive", "active"])
 def test_ffmpeg_sends(offered: str, active: Transceiver) -> None:
     """sendonly, so nothing comes back; what has come is known here."""

@@ -1,6 +1,6 @@
 // One call of a page in Firefox: ../README.md says what it is asked and what it finds. The body of a function whose last
 // argument takes the result; what goes wrong is the result's `error`.
-const [url, setup, end, finished] = arguments;
+const [url, setup, end, restart, finished] = arguments;
 const CALLS = `${url}/v1/realtime/calls`, FRAMES = 50, PATIENCE_MS = 15000, BINARY_BYTES = 100000, TEXT = "grüß dich, 世界";
 
 const within = (what, promise) => {
@@ -48,16 +48,28 @@ async function call() {
   const got = new Uint8Array(await echo(bytes));
   facts.binary = got.length === bytes.length && got.every((byte, at) => byte === bytes[at]);
 
-  const until = performance.now() + PATIENCE_MS;
-  for (;;) {
-    const stats = await pc.getStats();
-    const inbound = one(stats, "inbound-rtp");
-    facts.sent = one(stats, "outbound-rtp").packetsSent ?? 0;
-    facts.back = inbound.packetsReceived ?? 0;
-    facts.energy = inbound.totalAudioEnergy ?? 0;
-    if (facts.back >= FRAMES && facts.energy > 1e-3) break;
-    if (performance.now() > until) throw new Error(`audio: ${JSON.stringify(facts)} ${JSON.stringify(inbound)}`);
-    await new Promise(resolve => setTimeout(resolve, 50));
+  const heard = async before => {
+    const until = performance.now() + PATIENCE_MS;
+    for (;;) {
+      const stats = await pc.getStats(), inbound = one(stats, "inbound-rtp");
+      facts.sent = one(stats, "outbound-rtp").packetsSent ?? 0;
+      facts.back = inbound.packetsReceived ?? 0;
+      facts.energy = inbound.totalAudioEnergy ?? 0;
+      if (facts.back >= (before.back ?? 0) + FRAMES && facts.energy > (before.energy ?? 0) + 1e-3) break;
+      if (performance.now() > until) throw new Error(`audio: ${JSON.stringify(facts)} ${JSON.stringify(inbound)}`);
+      await new Promise(resolve => setTimeout(resolve, 50));
+    }
+  };
+  await heard({});
+  if (restart) {
+    const again = await pc.createOffer({iceRestart: true});
+    await pc.setLocalDescription(again);
+    const response = await post(`${url}${facts.location}`, again.sdp);
+    const sdp = await response.text();
+    if (response.status !== 200) throw new Error(`restart: status ${response.status}, ${sdp}`);
+    await pc.setRemoteDescription({type: "answer", sdp});
+    await heard({...facts});
+    facts.text &&= await echo(TEXT) === TEXT;
   }
   facts.foreign = 0;
   if (end === "hangup") {

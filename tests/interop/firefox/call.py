@@ -1,4 +1,4 @@
-"""Calls of a page in Firefox, as many as are asked for, a line of JSON each: ../README.md."""
+"""One call of a page in Firefox: ../README.md says what it is asked, what it does and what it prints."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ def main() -> None:
     parser.add_argument("url")
     parser.add_argument("--setup", default="actpass")
     parser.add_argument("--end", default="close")
-    parser.add_argument("--calls", type=int, default=1)
+    parser.add_argument("--restart", action="store_true")
     words = parser.parse_args()
     script = (Path(__file__).parent / "call.js").read_text()
     with Firefox(executable() or sys.exit("no Firefox")) as firefox:
         firefox.open(words.url)
-        for _ in range(words.calls):
-            facts = firefox.run(script, words.url, words.setup, words.end)
-            print(json.dumps({"client": f"Firefox {firefox.version}"} | facts), flush=True)
+        facts = firefox.run(script, words.url, words.setup, words.end, words.restart)
+        print(json.dumps({"client": f"Firefox {firefox.version}"} | facts))
 
 
 if __name__ == "__main__":

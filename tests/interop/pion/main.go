@@ -15,6 +15,7 @@ import (
 	"regexp"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -48,6 +49,7 @@ type call struct {
 	pc        *webrtc.PeerConnection
 	track     *webrtc.TrackLocalStaticSample
 	channel   *webrtc.DataChannel
+	once      sync.Once
 	connected chan struct{}
 	echoed    chan struct{}
 	ended     chan string
@@ -59,13 +61,14 @@ type call struct {
 func main() {
 	setup := flag.String("setup", "actpass", "a=setup of the offer")
 	end := flag.String("end", "close", "close or hangup")
+	restart := flag.Bool("restart", false, "restart ICE in between")
 	flag.Parse()
 	one := &call{
 		url: flag.Arg(0), connected: make(chan struct{}), echoed: make(chan struct{}), ended: make(chan string, 8),
 		opened: make(chan struct{}), messages: make(chan webrtc.DataChannelMessage, 8),
 	}
 	one.facts.Client = "Pion webrtc " + version()
-	if err := one.run(*setup, *end); err != nil {
+	if err := one.run(*setup, *end, *restart); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -82,7 +85,7 @@ func version() string {
 	return "of unknown version"
 }
 
-func (c *call) run(setup, end string) error {
+func (c *call) run(setup, end string, restart bool) error {
 	if err := c.prepare(); err != nil {
 		return err
 	}
@@ -105,6 +108,11 @@ func (c *call) run(setup, end string) error {
 	}
 	if err := within("audio", c.echoed); err != nil {
 		return err
+	}
+	if restart {
+		if err := c.restart(); err != nil {
+			return err
+		}
 	}
 	return c.finish(end)
 }
@@ -135,7 +143,7 @@ func (c *call) prepare() (err error) {
 	c.pc.OnConnectionStateChange(func(state webrtc.PeerConnectionState) {
 		switch state {
 		case webrtc.PeerConnectionStateConnected:
-			close(c.connected)
+			c.once.Do(func() { close(c.connected) }) // an ICE restart says it again
 		case webrtc.PeerConnectionStateClosed, webrtc.PeerConnectionStateFailed:
 			c.ended <- state.String()
 		}
@@ -144,23 +152,54 @@ func (c *call) prepare() (err error) {
 }
 
 func (c *call) signal(setup string) error {
-	offer, err := c.pc.CreateOffer(nil)
+	sdp, err := c.offer(nil)
 	if err != nil {
 		return err
 	}
-	gathered := webrtc.GatheringCompletePromise(c.pc)
-	if err = c.pc.SetLocalDescription(offer); err != nil {
-		return err
-	}
-	<-gathered
-	sdp := strings.ReplaceAll(c.pc.LocalDescription().SDP, "a=setup:actpass", "a=setup:"+setup)
-	status, answer, location, err := post(c.url+calls, sdp)
+	status, answer, location, err := post(c.url+calls, strings.ReplaceAll(sdp, "a=setup:actpass", "a=setup:"+setup))
 	if err != nil || status != http.StatusCreated {
 		return fmt.Errorf("offer: status %d, %s %w", status, answer, err)
 	}
 	c.facts.Location = location
 	c.facts.Setup = regexp.MustCompile(`a=setup:(\w+)`).FindStringSubmatch(answer)[1]
 	return c.pc.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeAnswer, SDP: answer})
+}
+
+// An offer with all candidates in it.
+func (c *call) offer(options *webrtc.OfferOptions) (string, error) {
+	offer, err := c.pc.CreateOffer(options)
+	if err != nil {
+		return "", err
+	}
+	gathered := webrtc.GatheringCompletePromise(c.pc)
+	if err = c.pc.SetLocalDescription(offer); err != nil {
+		return "", err
+	}
+	<-gathered
+	return c.pc.LocalDescription().SDP, nil
+}
+
+// New credentials and new addresses, while frames go on; as many again have to come back, and the messages.
+func (c *call) restart() error {
+	sdp, err := c.offer(&webrtc.OfferOptions{ICERestart: true})
+	if err != nil {
+		return err
+	}
+	status, answer, _, err := post(c.url+c.facts.Location, sdp)
+	if err != nil || status != http.StatusOK {
+		return fmt.Errorf("restart: status %d, %s %w", status, answer, err)
+	}
+	before := atomic.LoadInt64(&c.facts.Back)
+	if err = c.pc.SetRemoteDescription(webrtc.SessionDescription{Type: webrtc.SDPTypeAnswer, SDP: answer}); err != nil {
+		return err
+	}
+	for end := time.Now().Add(patience); atomic.LoadInt64(&c.facts.Back) < before+frames; {
+		if time.Now().After(end) {
+			return fmt.Errorf("no audio after the restart: %+v", c.facts)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return c.echo()
 }
 
 func post(url, body string) (status int, text, location string, err error) {
@@ -204,12 +243,11 @@ func (c *call) hear(track *webrtc.TrackRemote) {
 		}
 		if count := int64(binary.BigEndian.Uint64(packet.Payload[3:])); count > last {
 			last = count
-			c.facts.Back++
+			if atomic.AddInt64(&c.facts.Back, 1) == frames {
+				close(c.echoed)
+			}
 		} else {
 			c.facts.Foreign++
-		}
-		if c.facts.Back == frames {
-			close(c.echoed)
 		}
 	}
 }
