@@ -56,6 +56,12 @@ def relay_replaced(world: World, dice: Random) -> float:
 
 
 @fault
+def relay_upgraded(world: World, dice: Random) -> float:
+    world.relay.upgrade()
+    return 0.0
+
+
+@fault
 def keys_replaced(world: World, dice: Random) -> float:
     """A new one mints; the one before still verifies."""
     first = world.key_file.read_text().splitlines()[0]

@@ -74,6 +74,7 @@ class Relay(RelayProcess):
 
     def gone(self) -> None:
         """It was ended from outside: `stop` has nothing left to do or to check."""
+        self._successor = 0
         self.process.wait()
         self.checked = self._ended = True
 
