@@ -13,10 +13,10 @@ import click
 
 from tests.chaos.accounts import Account, compare, holdings
 from tests.chaos.faults import FAULTS
-from tests.chaos.world import World
+from tests.chaos.world import WORKERS, World
 
 PAUSE_S = (0.7, 2.5)  # between two faults
-QUIET_S = 12.0  # at the end, without faults
+QUIET_S = 15.0  # at the end, without faults
 SETTLED_S = 0.7  # until what was lost by a fault is counted
 
 
@@ -34,6 +34,8 @@ def run(folder: Path, seed: int, seconds: float, names: Sequence[str]) -> list[s
         while time.monotonic() - begun_s < seconds - QUIET_S:
             step(world, account, dice, names, begun_s)
         world.undo(everything=True)
+        if world.workers != WORKERS:
+            world.relay_gives_way(WORKERS)
         world.callers.end()
         for _ in iter(lambda: world.talkers.generator.ended_within(1.0), True):
             pass

@@ -3,6 +3,7 @@ is done for a while is undone later, while others happen."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import secrets
@@ -58,6 +59,24 @@ def relay_replaced(world: World, dice: Random) -> float:
 @fault
 def relay_upgraded(world: World, dice: Random) -> float:
     world.relay.upgrade()
+    return 0.0
+
+
+@fault
+def upgrade_fails(world: World, dice: Random) -> float:
+    """The new one finds no keys; the one that runs goes on."""
+    hidden = world.key_file.rename(world.key_file.with_suffix(".hidden"))
+    with contextlib.suppress(subprocess.CalledProcessError):
+        world.relay.upgrade()
+        raise AssertionError("an upgrade without keys succeeded")
+    hidden.rename(world.key_file)
+    return 0.0
+
+
+@fault
+def workers_changed(world: World, dice: Random) -> float:
+    """By a relay that takes over."""
+    world.relay_gives_way(dice.choice([number for number in (1, 2, 3, 4) if number != world.workers]))
     return 0.0
 
 

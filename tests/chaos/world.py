@@ -12,11 +12,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import psutil
+
 from benchmarks.support import Echo, Generator, free_port, mint_tokens, write_key_file, write_tokens
 from tests.chaos.clients import Callers, Talkers
 from tests.support.faults import kill_everything, started_s
 from tests.support.redis_servers import RedisServer
-from tests.support.relays import Relay
+from tests.support.relays import Relay, until
 from tests.support.transceivers import Transceiver
 
 FLOWS, PPS = 200, 10_000
@@ -24,6 +26,8 @@ CALLERS = 2
 WORKERS = 2
 CHECK_INTERVAL_S = 2.5
 FLOW_TIMEOUT_S = 5
+TAKEOVER_MOST_S = 30.0
+STORY_LINES = 60  # of each log, when something fails
 REDIS_WELL_AFTER_S = 10.0  # from its return until all live flows are in it again
 
 
@@ -41,6 +45,8 @@ class World:
         self.seconds = seconds
         self.redis_ill_until = 0.0  # by time.monotonic
         self.excused: list[tuple[float, float]] = []  # when calls may fail
+        self.workers = WORKERS
+        self.before: list[Relay] = []  # the relay that was, for the story
         self.leaving: list[Transceiver] = []
         self._undo: dict[str, tuple[float, Callable[[], None]]] = {}
         self._stack = ExitStack()
@@ -68,6 +74,9 @@ class World:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None:
+            for program in dict.fromkeys((*self.before, self.relay, self.transceiver)):
+                print(f"\n{' '.join(program.command)}\n" + "\n".join(program.log().splitlines()[-STORY_LINES:]))
         self._stack.__exit__(kind, error, trace)
 
     def _generator(self) -> Generator:
@@ -84,10 +93,21 @@ class World:
         killed_s = kill_everything(self.relay)
         if forgets:
             shutil.rmtree(self.relay.state_dir, ignore_errors=True)
-        self.relay_is(self.relay.again())
+        successor = self.relay.again()
+        successor.command = [word for word in successor.command if word != "--takeover"]
+        self.relay_is(successor)
         return started_s(self.relay) - killed_s
 
+    def relay_gives_way(self, workers: int) -> None:
+        """To one with so many, which takes all it has."""
+        before, pid = self.relay, self.relay.pid
+        self.workers = workers
+        self.relay_is(before.again("--takeover", "--workers", str(workers)))
+        until(lambda: before.process.poll() is not None and not psutil.pid_exists(pid), TAKEOVER_MOST_S)
+        before.gone()
+
     def relay_is(self, successor: Relay) -> None:
+        self.before = [self.relay]
         self.relay = self._stack.enter_context(successor)
 
     def transceiver_begins_again(self) -> None:
