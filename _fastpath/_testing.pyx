@@ -99,8 +99,9 @@ cdef class Harness:
     cdef readonly Forwarder forwarder
     cdef list left                    # what left the hold and was not looked at yet
 
-    def __init__(self, forwarder: Forwarder) -> None:
+    def __init__(self, forwarder: Forwarder, tick: int = 0) -> None:
         self.forwarder = forwarder
+        self.tick = tick
         self.left = []
         flows_repair(&forwarder.loop.router.flows)
         hold_repair(&forwarder.loop.router.hold, forwarder.loop.batch.state, forwarder.loop.router.public_count,
@@ -190,16 +191,31 @@ cdef class Harness:
     def step_down(self):
         return self.commit(self.decide_and_send_down(BATCH_MAX), PACKETS_DOWN, BYTES_DOWN)
 
-    # ------------------------------------------------------------------------------------------------------------------- hold
-
     def turn(self) -> list:
         """What a worker does at the beginning of a round: takes answers, lets go of what waited too long. What left the hold since
         the last turn: [(direction, (client, local), verdict, None or as `up` and `down` have it)]."""
+        self.answers()
+        self.release()
+        return self.take_left()
+
+    def answers(self) -> None:
+        """The first half of a turn: what is to leave is ready."""
         if self.forwarder.loop.router.hold.exchange != NULL:
             recovery_hear(&self.forwarder.loop.router)
-        self.release()
+
+    def take_left(self) -> list:
+        """What left the hold since the last look."""
         left, self.left = self.left, []
         return left
+
+    def take_released(self, source: int) -> int:
+        """The next batch of what is ready, open and no further: where a worker may be killed; how many packets. 255 is the internal leg."""
+        return recovery_fill(&self.forwarder.loop.router, &self.forwarder.loop.batch, source)
+
+    def verdicts(self) -> list:
+        """Of the open batch, so far."""
+        cdef const uint8_t* verdict = self.forwarder.loop.batch.state.verdict
+        return [VERDICTS_BY_NUMBER[verdict[i]][2] for i in range(self.forwarder.loop.batch.count)]
 
     cdef int release(self) except -1:
         """All that is ready, by the same steps as the loop's; what left goes to `left`."""
@@ -223,8 +239,6 @@ cdef class Harness:
         way = "down" if source == INTERNAL else "up"
         self.left += [(way, flow_of(batch, i, source == INTERNAL), *result) for i, result in enumerate(results)]
         return results
-
-    # ---------------------------------------------------------------------------------------------------------------- sending
 
     cdef dict decide_and_send_down(self, uint32_t most, bint released=False):
         cdef Batch* batch = &self.forwarder.loop.batch
@@ -275,9 +289,12 @@ cdef class Harness:
     def mark_sent(self, count: int, socket: int = 0) -> dict:
         """Decides the open batch and has only its first `count` messages sent: killed in the middle of sending. Packet -> what left."""
         cdef Batch* batch = &self.forwarder.loop.batch
-        if batch.state.source == INTERNAL:
-            return self.decide_and_send_down(count)
+        cdef bint released = batch.state.source & RELEASED
+        if batch.state.source & ~<uint32_t>RELEASED == INTERNAL:
+            return self.decide_and_send_down(count, released)
         decide_up(&self.forwarder.loop.router, batch, socket)
+        if released:
+            recovery_label(batch)
         return self.pretend_sent(False, socket, count)
 
     def finish(self):

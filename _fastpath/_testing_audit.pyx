@@ -5,7 +5,7 @@ package so that it reads the layouts that are shipped; nothing in production imp
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, memset
 
 from _fastpath.batch cimport Counters
 from _fastpath.flows cimport (
@@ -23,6 +23,10 @@ from _fastpath.flows cimport (
     flows_attach,
     next_hop_of,
     owner_of,
+)
+from _fastpath.hold cimport (
+    BLOCKS, CHAIN_MOST, HOLD_FLOWS, NO_BLOCK, WAIT_ASKED, WAIT_NEGATIVE, WAIT_READY, Hold, HoldHeader, Waiting, held_at, hold_find,
+    source_bit,
 )
 from _fastpath.peers cimport NO_PEER, PeerTable, peers_attach
 from _fastpath.slot cimport Slot
@@ -71,6 +75,7 @@ cdef class Audit:
             check_keys(&tables.flows)
             check_chains(&tables.flows)
             check_references(&tables)
+            check_hold(slot.memory + slot.header.hold_at)
         self.check_tokens(by_nonce=False)
         self.check_tokens(by_nonce=True)
 
@@ -232,3 +237,66 @@ cdef int check_references(const Tables* tables) except -1:
                 names += (next_hop_of(flow) == peer) + (owner_of(flow) == peer) + (flow.pending_owner == peer)
         assert names == tables.peers.peers[peer].references, "a peer is held more or less often than it is named"
     return 0
+
+
+cdef int check_hold(uint8_t* memory) except -1:
+    """Each block is in one packet of one waiting flow, or in the list of free ones; numbers are those of what is there."""
+    cdef uint8_t seen[BLOCKS]
+    cdef Hold hold
+    cdef const Waiting* entry
+    cdef uint32_t asked = 0
+    cdef uint32_t held = 0
+    cdef uint32_t noise = 0
+    cdef uint32_t i, used, block
+    memset(seen, 0, sizeof(seen))
+    memset(&hold, 0, sizeof(hold))
+    hold.header = <HoldHeader*>memory
+    hold.tags = <uint32_t*>(memory + sizeof(HoldHeader))
+    hold.entries = <Waiting*>(hold.tags + HOLD_FLOWS)
+    hold.blocks = <uint8_t*>(hold.entries + HOLD_FLOWS)
+    for i in range(<uint32_t>HOLD_FLOWS):
+        if hold.tags[i] == 0:
+            continue
+        entry = &hold.entries[i]
+        assert WAIT_ASKED <= entry.state <= WAIT_READY, "a tag has no entry"
+        assert hold_find(&hold, <const uint8_t*>entry.key, entry.hash) == entry, "a flow that waits is not found"
+        assert (entry.state == WAIT_NEGATIVE) == (entry.count == 0) and entry.count <= CHAIN_MOST, "packets of a flow that waits"
+        used = packets_blocks(&hold, entry, seen)
+        noise += used if entry.noise else 0
+        asked += entry.state != WAIT_NEGATIVE
+        held += entry.count
+    assert (hold.header.asked, hold.header.held, hold.header.noise) == (asked, held, noise), "numbers of what is on hold"
+    used = 0
+    for i in range(hold.header.high_water):
+        used += seen[i]
+    assert used == hold.header.used, "blocks in use"
+    block = hold.header.free_head
+    while block != NO_BLOCK:
+        assert block < hold.header.high_water and not seen[block], "a free block is in use, or free twice"
+        seen[block] = 1
+        used += 1
+        block = held_at(&hold, block).next
+    assert used + 1 == hold.header.high_water, "blocks that are neither in use nor free"
+    return 0
+
+
+cdef uint32_t packets_blocks(const Hold* hold, const Waiting* entry, uint8_t* seen) except? 0xffffffff:
+    """How many blocks the packets of a flow have; each is marked."""
+    cdef uint32_t first = entry.first
+    cdef uint32_t packets = 0
+    cdef uint32_t blocks = 0
+    cdef uint32_t block
+    while first != NO_BLOCK:
+        packets += 1
+        assert packets <= entry.count and held_at(hold, first).taken_in == 0, "more packets than were counted, or one that has left"
+        assert entry.sources & source_bit(held_at(hold, first).source), "a packet from where none came"
+        block = first
+        while block != NO_BLOCK:
+            assert block < hold.header.high_water and not seen[block], "a block of two packets"
+            seen[block] = 1
+            blocks += 1
+            block = held_at(hold, block).next
+        assert held_at(hold, first).follows != NO_BLOCK or first == entry.last, "the newest packet is another"
+        first = held_at(hold, first).follows
+    assert packets == entry.count, "fewer packets than were counted"
+    return blocks

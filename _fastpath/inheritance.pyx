@@ -7,8 +7,8 @@ from _fastpath.atomics cimport store16
 from _fastpath.batch cimport INTERNAL, PAYLOAD_ROOM, STAGE_OPEN
 from _fastpath.exchange cimport exchange_lookup
 from _fastpath.hold cimport (
-    BLOCKS, CHAIN_MOST, DROP_EXPIRED, HOLD_FLOWS, NO_BLOCK, WAIT_ASKED, WAIT_NEGATIVE, HeldPacket, Waiting, blocks_for, drop_entry,
-    held_at, hold_release, source_bit,
+    BLOCKS, CHAIN_MOST, DROP_EXPIRED, HOLD_FLOWS, HOLD_WINDOW, NO_BLOCK, WAIT_ASKED, WAIT_NEGATIVE, WAIT_READY, HeldPacket, Waiting,
+    blocks_for, drop_entry, held_at, hold_find, hold_release, source_bit,
 )
 from _fastpath.wire.envelope cimport ENVELOPE_BYTES
 
@@ -23,20 +23,25 @@ cdef bint was_taken(const HeldPacket* held, const BatchState* state) noexcept no
     return held.taken_in != 0 and (state.stage == STAGE_OPEN or state.counters[state.active & 1].batch == state.number)
 
 
-cdef bint mark_packet(Hold* hold, uint32_t block, uint32_t public_count, uint8_t* marks) noexcept nogil:
-    """Marks a packet's blocks as used; False for one that is not whole. No writer leaves such a packet, but what lies in a file may have
-    been cut or mixed, and what is said here is about to be believed."""
+cdef bint is_whole(const Hold* hold, uint32_t block, uint32_t public_count, const uint8_t* marks) noexcept nogil:
+    """Whether a packet's blocks are its own and as many as it needs. No writer leaves another one, but what lies in a file may have been
+    cut or mixed, and what is said here is about to be believed."""
     cdef const HeldPacket* held = held_at(hold, block)
     cdef uint32_t left = blocks_for(held.length)
     if held.length > PAYLOAD_ROOM - (ENVELOPE_BYTES if held.source == INTERNAL else 0) \
             or held.source >= public_count and held.source != INTERNAL:
         return False
     while block != NO_BLOCK and block < hold.header.high_water and left and not marks[block]:
-        marks[block] = 1
-        hold.header.used += 1
         block = held_at(hold, block).next
         left -= 1
     return left == 0 and block == NO_BLOCK
+
+
+cdef void mark_packet(Hold* hold, uint32_t block, uint8_t* marks) noexcept nogil:
+    while block != NO_BLOCK:
+        marks[block] = 1
+        hold.header.used += 1
+        block = held_at(hold, block).next
 
 
 cdef void keep_waiting(Hold* hold, Waiting* entry, const BatchState* state, uint32_t public_count, uint8_t* marks) noexcept nogil:
@@ -51,7 +56,8 @@ cdef void keep_waiting(Hold* hold, Waiting* entry, const BatchState* state, uint
     while block != NO_BLOCK and block < hold.header.high_water and looked_at < CHAIN_MOST:
         held = held_at(hold, block)
         looked_at += 1
-        if not was_taken(held, state) and mark_packet(hold, block, public_count, marks):
+        if not was_taken(held, state) and is_whole(hold, block, public_count, marks):
+            mark_packet(hold, block, marks)
             held.taken_in = 0
             store16(&entry.first if entry.last == NO_BLOCK else &held_at(hold, entry.last).follows, <uint16_t>block)
             entry.last = <uint16_t>block
@@ -73,7 +79,12 @@ cdef void hold_repair(Hold* hold, const BatchState* state, uint32_t public_count
     hold.header.asked = hold.header.held = hold.header.used = hold.header.noise = 0
     for at in range(<uint32_t>HOLD_FLOWS):
         entry = &hold.entries[at]
-        if hold.tags[at] == 0 or entry.state == WAIT_NEGATIVE:
+        if hold.tags[at] == 0:
+            continue
+        if not is_in_place(hold, at):
+            drop_entry(hold, entry)
+            continue
+        if entry.state == WAIT_NEGATIVE:
             continue
         keep_waiting(hold, entry, state, public_count, marks)
         if entry.count == 0:
@@ -81,6 +92,14 @@ cdef void hold_repair(Hold* hold, const BatchState* state, uint32_t public_count
         else:
             wait_again(hold, entry, tick)
     free_unmarked(hold, marks)
+
+
+cdef bint is_in_place(const Hold* hold, uint32_t at) noexcept nogil:
+    """Whether an entry is where, and what, its own words say."""
+    cdef const Waiting* entry = &hold.entries[at]
+    if not WAIT_ASKED <= entry.state <= WAIT_READY or entry.state == WAIT_NEGATIVE and (entry.count or entry.first != NO_BLOCK):
+        return False
+    return ((at - entry.hash) & (HOLD_FLOWS - 1)) < HOLD_WINDOW and hold_find(hold, <const uint8_t*>entry.key, entry.hash) == entry
 
 
 cdef void wait_again(Hold* hold, Waiting* entry, uint32_t tick) noexcept nogil:

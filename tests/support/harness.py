@@ -98,7 +98,7 @@ class Settings:
 
 
 class Relay:
-    def __init__(self, settings: Settings | None = None, slot: Slot | None = None) -> None:
+    def __init__(self, settings: Settings | None = None, slot: Slot | None = None, tick: int = 1000) -> None:
         """Without a slot it makes one; with one it is the successor of whoever wrote there."""
         self.settings = settings or Settings()
         self.slot = slot or Slot.create(memory_of(self.settings.max_flows), self.settings.max_flows, SECRET)
@@ -118,9 +118,9 @@ class Relay:
                 max_new_per_token_s=self.settings.max_new_per_token_s,
                 cache=self.settings.cache,
                 lookups_per_s=self.settings.lookups_per_s,
-            )
+            ),
+            tick,
         )
-        self.harness.tick = 1000
 
     def model(self) -> Model:
         return Model(
@@ -247,6 +247,13 @@ class Sockets:
         """The address that clients write to."""
         name = self.public.getsockname()
         return str(name[0]), int(name[1])
+
+    @staticmethod
+    def client() -> socket.socket:
+        """One that nobody knows."""
+        made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        made.bind(("127.0.0.1", 0))
+        return made
 
     def arrived(self) -> list[bytes]:
         """What has reached the owner."""
