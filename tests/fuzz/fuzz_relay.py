@@ -16,6 +16,7 @@ import random
 from collections.abc import Callable
 
 from tests.fuzz import relay_inputs as inputs
+from tests.fuzz.relay_hold import INTERNAL
 from tests.fuzz.relay_rig import DOWN, Held, Rig, Shape, Worker
 from tests.fuzz.stream import Stream
 from tests.support.harness import UpPacket
@@ -52,6 +53,8 @@ class Machine:
             max_new_per_token_s=0 if modelled else (0, 4, 0, 0.5)[(sizes + more) % 4],
             internal_version=(4, 6)[more % 2],
             clock=CLOCKS[more // 2 % 3],
+            cache=not modelled and more // 8 % 2 == 1,
+            lookups_per_s=(0, 0, 40, 400)[more // 16 % 4],
         )
 
     def worker(self) -> Worker:
@@ -138,7 +141,25 @@ class Machine:
             self.rig.up(worker, batch.up, batch.public)
 
     def unsent(self) -> None:
-        self.rig.unsent(self.worker(), self.batch())
+        """Not with a cache: what becomes of each packet is not told."""
+        worker, batch = self.worker(), self.batch()
+        if not self.rig.shape.cache:
+            self.rig.unsent(worker, batch)
+
+    def answers(self) -> None:
+        """The route cache answers; mostly the worker hears it at once."""
+        worker, chosen, said = self.worker(), self.stream.byte(), self.stream.byte()
+        if self.rig.shape.cache:
+            self.rig.ledger.hear(worker, chosen, said)
+            if chosen & 3:
+                self.rig.ledger.turn(worker)
+
+    def leave(self) -> None:
+        """Killed while packets leave the hold."""
+        worker, where = self.worker(), self.stream.byte()
+        if self.rig.shape.cache:
+            public = INTERNAL if where & 1 else inputs.PLACES[where >> 2][0]
+            self.rig.ledger.die(worker, public, (where >> 2) % 8 if where & 2 else -1)
 
     def wait(self) -> None:
         self.rig.wait(JUMPS[self.stream.byte() % len(JUMPS)])
@@ -155,6 +176,8 @@ class Machine:
             self.rig.take_keys(worker)
         if what & 12:
             self.rig.sweep(worker, what >> 2)
+        if what & 16:
+            self.rig.ledger.turn(worker)
 
     def rotate(self) -> None:
         self.rig.rotate(self.stream.byte() % len(inputs.RINGS))
@@ -176,13 +199,14 @@ class Machine:
         steps: tuple[Callable[[], None], ...] = (
             *[self.up] * 7, *[self.follow] * 4, *[self.answer] * 5, *[self.down] * 2, *[self.many] * 3, self.unsent,
             *[self.wait] * 2, self.tick, *[self.between] * 3, self.rotate, self.drain, self.kill, self.die_again,
+            *[self.answers] * 4, self.leave,
         )  # fmt: skip
         made = 0
         for stream in (self.stream, Stream(random.Random(self.seed).randbytes(STEP_BYTES * self.random_steps))):
             self.stream = stream
             while made < self.most and not stream.over:
                 steps[stream.byte() % len(steps)]()
-                self.rig.audit.check()
+                self.rig.check()
                 made += 1
         self.rig.end()
         return made
