@@ -27,12 +27,12 @@ cdef enum:
     HOLD_FLOWS = 4096
     HOLD_WINDOW = 16                  # entries a flow may have its place among
     HOLD_PACKETS = 16                 # of a flow
-    HOLD_TICKS = TICKS_PER_SECOND // 2
+    HOLD_TICKS = TICKS_PER_SECOND >> 1 # shifts, as checked builds make calls of divisions, which no enum can have
     NEGATIVE_TICKS = 2 * TICKS_PER_SECOND
     BLOCKS = 8192
     BLOCK_BYTES = 256
     NO_BLOCK = 0                      # block 0 is never used
-    NOISE_BLOCKS = BLOCKS // 4
+    NOISE_BLOCKS = BLOCKS >> 2
     FIRST_ROOM = BLOCK_BYTES - 40     # payload in a packet's first block, behind its HeldPacket
     MORE_ROOM = BLOCK_BYTES - 2       # ... in each further one, behind the number of the next
     CHAIN_MOST = 2 * HOLD_PACKETS     # checks come on top of a flow's packets

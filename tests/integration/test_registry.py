@@ -142,7 +142,7 @@ def test_relay_and_transceiver_are_seen_draining_and_going(key_file: Path, redis
         Relay(key_file, workers=2, extra=(*where, "--id", "edge", "--location", "52.5,13.4")) as relay,
         Transceiver(key_file, advertise=[relay.target], extra=where) as transceiver,
     ):
-        until(lambda: len(redis.keys("ufrag:v1:*:*")) == 2)
+        until(lambda: len(redis.keys("ufrag:v1:relay:*") + redis.keys("ufrag:v1:transceiver:*")) == 2)
         found = fleet(redis)
         edge = found.pop("edge")
         assert (edge["addresses"], edge["region"], edge["workers"]) == (relay.listen, "eu-1", 2)

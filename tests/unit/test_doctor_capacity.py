@@ -145,10 +145,10 @@ def meminfo(mebibytes: int) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     ("available", "verdict"),
-    [(143, "ok"), (142, "warning"), (31, "warning"), (30, "problem")],
+    [(148, "ok"), (147, "warning"), (36, "warning"), (35, "problem")],
 )
 def test_memory(tmp_path: Path, available: int, verdict: str) -> None:
-    """30.7 MiB of flow tables; 4 processes of 20 MiB, and 2 x 2 sockets with twice 4 MiB."""
+    """35.3 MiB of slots; 4 processes of 20 MiB, and 2 x 2 sockets with twice 4 MiB."""
     found = check_memory(FakeMachine(tmp_path, meminfo(available)), settings())
     assert (found.verdict, "MemAvailable" in found.found) == (verdict, True), found
 
