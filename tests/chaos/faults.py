@@ -82,11 +82,12 @@ def workers_changed(world: World, dice: Random) -> float:
 
 @fault
 def keys_replaced(world: World, dice: Random) -> float:
-    """A new one mints; the one before still verifies."""
-    first = world.key_file.read_text().splitlines()[0]
-    new = (int(first[0]) + 1) % 7
+    """A new one mints; the one before still verifies, and so does that of the flows, which never get new tokens."""
+    keys = world.key_file.read_text().splitlines()
+    new = int(keys[0][0]) % 6 + 1
+    kept = dict.fromkeys((keys[0], keys[-1]))
     replacing = world.key_file.with_suffix(".new")
-    replacing.write_text(f"{new}:{secrets.token_hex(32)}\n{first}\n")
+    replacing.write_text("".join(f"{key}\n" for key in (f"{new}:{secrets.token_hex(32)}", *kept)))
     replacing.chmod(0o600)
     # The relay has it before anybody mints with it.
     old = world.transceiver.pid
