@@ -106,6 +106,9 @@ class RedisClient:
         if topology is not None:
             with suppress(Exception):
                 topology.close()
+                # It refers to itself: without this the map of 16,384 slots would wait for the garbage collector, which
+                # comes rarely, while a Cluster in trouble is asked for its topology again and again.
+                topology.nodes_manager.slots_cache.clear()
 
     # ---- servers
 

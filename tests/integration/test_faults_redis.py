@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.native, pytest.mark.usefixtures("quiet_machine")]
 WORKERS = 2
 BACK_MOST_S = 10.0  # from its return until all live flows are in Redis
 NEWCOMER_MOST_S = 1.0
-RSS_SLACK_BYTES = 8 << 20
+RSS_SLACK_BYTES = WORKERS * (8 << 20)
 FLOW_KEYS = "ufrag:v1:flow:*"
 
 
