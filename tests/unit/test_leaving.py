@@ -55,6 +55,7 @@ def test_a_queue_that_another_empties_is_not_ours() -> None:
         assert leaving.look(100 + 0.1 * number, True, waiting, 0) == SHUT
 
 
+@pytest.mark.native
 def test_a_server_that_does_not_listen_says_that_an_answer_is_the_last() -> None:
     """What connects meanwhile waits, is counted, and is answered as soon as it listens again."""
 
