@@ -80,13 +80,13 @@ class Channel:
     def receive(self) -> Message | None:
         """The next message; None when there is none yet."""
         try:
-            data, descriptors, flags, _ = socket.recv_fds(
-                self._sock, _MESSAGE_MOST, _DESCRIPTORS_MOST, socket.MSG_CMSG_CLOEXEC
-            )
+            data, descriptors, flags, _ = socket.recv_fds(self._sock, _MESSAGE_MOST, _DESCRIPTORS_MOST)
         except BlockingIOError:
             return None
         except OSError as error:
             raise ChannelLost(f"its end is closed: {error.strerror}") from None
+        for descriptor in descriptors:  # `recv_fds` passes no flags on before Python 3.12, so none to the kernel
+            os.set_inheritable(descriptor, False)
         try:
             if not data:
                 raise ChannelLost("its end is closed")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.native_build import ROOT
+from tests.chaos.accounts import holdings
 from tests.support.faults import EVERYDAY, FULL, FULL_RUNS, LOADS, Load, said, under_load
 from tests.support.relays import Relay, until
 
@@ -36,6 +37,13 @@ def test_upgrades_in_a_row(load: Load, upgrades: int, key_file: Path, tmp_path: 
         assert len(pids) == upgrades + 1
         assert relay.total("ufrag_relay_worker_restarts_total") == 0
         assert relay.total("ufrag_relay_flows", state="established") == load.flows
+
+
+def test_upgrades_leave_no_descriptors(key_file: Path) -> None:
+    """What a launcher was given goes to the next one over the socket alone, not by inheritance as well."""
+    with Relay(key_file, workers=WORKERS) as relay:
+        held = [relay.upgrade() and holdings(relay) for _ in range(2)]
+        assert held[0] == held[1]
 
 
 @pytest.mark.parametrize("load", LOADS)
