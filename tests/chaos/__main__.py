@@ -16,7 +16,7 @@ from tests.chaos.faults import FAULTS
 from tests.chaos.world import WORKERS, World
 
 PAUSE_S = (0.7, 2.5)  # between two faults
-QUIET_S = 15.0  # at the end, without faults
+QUIET_S = 18.0  # at the end, without faults
 SETTLED_S = 0.7  # until what was lost by a fault is counted
 
 
@@ -36,6 +36,7 @@ def run(folder: Path, seed: int, seconds: float, names: Sequence[str]) -> list[s
         world.undo(everything=True)
         if world.workers != WORKERS:
             world.relay_gives_way(WORKERS)
+        world.settle()
         world.callers.end()
         for _ in iter(lambda: world.talkers.generator.ended_within(1.0), True):
             pass

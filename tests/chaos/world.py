@@ -106,6 +106,11 @@ class World:
         until(lambda: before.process.poll() is not None and not psutil.pid_exists(pid), TAKEOVER_MOST_S)
         before.gone()
 
+    def settle(self) -> None:
+        """Those that retire have ended; then all processes are new, and have no more than they must."""
+        until(lambda: len(self.relay.worker_pids()) == self.workers, TAKEOVER_MOST_S)
+        self.relay.upgrade()
+
     def relay_is(self, successor: Relay) -> None:
         self.before = [self.relay]
         self.relay = self._stack.enter_context(successor)
