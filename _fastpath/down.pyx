@@ -107,13 +107,16 @@ cdef uint8_t answered(Router* router, Flow* flow) noexcept nogil:
     After an ICE restart the new token becomes the flow's own, but only when the old one has not been used for as long as an owner is
     held: an answer does not say which check it is for, and a check that only names another session must not re-name this flow.
     """
+    cdef bint renamed = False
     flow.answered = router.tick
     if flow.pending_owner == owner_of(flow) and flow.pending_token \
             and <uint16_t>(router.tick - flow.checked) > router.owner_hold_ticks:
         flow_retoken(&router.flows, flow, flow.pending_token, room_for(router, flow.pending_token))
         flow_remember(&router.flows, flow, NO_PEER, 0)
-        flow_tell(&router.flows, flow)
+        renamed = True
     if flow.state == FLOW_ESTABLISHED:
+        if renamed:
+            flow_tell(&router.flows, flow)
         return DOWN_ANSWER
     flow_establish(&router.flows, flow)
     flow_tell(&router.flows, flow)

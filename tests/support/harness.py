@@ -50,7 +50,7 @@ UpResult = tuple[str, tuple[Address, bytes] | None]
 DownResult = tuple[str, tuple[int, Address, str | None, bytes] | None]
 Left = tuple[str, tuple[Address, Address], str, tuple[Address, bytes] | tuple[int, Address, str | None, bytes] | None]
 MOST_ASKS = 1 << 20
-# Verdicts that only a relay with a route cache gives: tests/unit/test_hold.py.
+# Verdicts that only a relay with a route cache gives: tests/unit/test_hold_*.py.
 OF_THE_CACHE = {
     (way, reason)
     for way in ("up", "down")

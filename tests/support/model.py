@@ -20,6 +20,7 @@ MOST_PAYLOAD = 1984
 FLOWS_PER_TOKEN = 8
 LIVE_TICKS = 3 * 16
 NO_NONCE = bytes(6)
+PUSH = 2  # how it drains
 TICKS = 1 << 32
 CHECKED = 1 << 16
 
@@ -67,7 +68,7 @@ class Model:
     flow_ticks: int = 30 * 16
     half_open_ticks: int = 5 * 16
     hold_ticks: int = 12 * 16
-    draining: bool = False
+    draining: int = 0
     flows: dict[bytes, Flow] = field(default_factory=dict)
     counters: Counter[str] = field(default_factory=Counter)
     events: Counter[str] = field(default_factory=Counter)
@@ -181,6 +182,9 @@ class Model:
         return results
 
     def count(self, direction: str, verdict: str, payload_bytes: int) -> None:
+        if verdict == "held":
+            self.counters["held"] += 1  # the rest when it leaves
+            return
         self.counters[f"{direction}_{verdict}"] += 1
         self.counters[f"packets_{direction}"] += 1
         self.counters[f"bytes_{direction}"] += payload_bytes
@@ -203,9 +207,20 @@ class Model:
         if kind == "stun" and oracle.is_request(datagram):
             return self.route_check(client, local, datagram, socket, flow)
         if flow is None:
-            return "no_flow", None
+            return self.missed_up(client, local, datagram, socket)
         flow.seen = self.tick
         return "media", flow.owner
+
+    def missed_up(self, client: Address, local: Address, datagram: bytes, socket: int) -> tuple[str, Address | None]:
+        """Nobody has the flow."""
+        return "no_flow", None
+
+    def missed_down(self, sender: Address, client: Address, local: Address, payload: bytes) -> str:
+        return "no_flow"
+
+    def waits(self, client: Address, local: Address, datagram: bytes, socket: int) -> bool:
+        """Whether a check that would open a flow waits with packets of it."""
+        return False
 
     def route_check(
         self, client: Address, local: Address, datagram: bytes, socket: int, flow: Flow | None
@@ -217,6 +232,8 @@ class Model:
         if token is None:
             self.tokens[7, "malformed"] += 1
             return "no_token", None
+        if self.draining == PUSH:
+            return "draining", None
         if flow is not None and flow.token == token:
             self.tokens[oracle.claimed_key_id(token), "flow"] += 1
             flow.seen = flow.checked = self.tick
@@ -230,7 +247,11 @@ class Model:
         if not self.allowed(fields.owner):
             self.tokens[fields.key_id, "foreign_owner"] += 1
             return "foreign_owner", None
+        if flow is None and self.waits(client, local, datagram, socket):
+            return "held", None
         self.tokens[fields.key_id, "verified"] += 1
+        if flow is not None and self.named(flow, fields, token):
+            return "check", flow.owner
         if flow is None:
             if self.draining and not self.chains.get(token):
                 return "draining", None
@@ -238,6 +259,10 @@ class Model:
         flow.seen = self.tick
         flow.pending_owner, flow.pending_token = fields.owner, token
         return ("restart" if fields.owner == flow.owner else "contended"), fields.owner
+
+    def named(self, flow: Flow, fields: oracle.Fields, token: bytes) -> bool:
+        """Whether this is the token of a flow from the route cache, which is its own from now on."""
+        return False
 
     def blame(self, result: str, token: bytes) -> int:
         return oracle.claimed_key_id(token) if result in ("unknown_key", "forged") else 7
@@ -283,7 +308,7 @@ class Model:
         client, local, payload = opened
         flow = self.flows.get(oracle.spp_key(client, local))
         if flow is None:
-            return "no_flow", None
+            return self.missed_down(sender, client, local, payload), None
         answer = oracle.is_success(payload)
         if sender != flow.owner:
             return self.from_contender(flow, sender) if answer else ("not_next_hop", None)
