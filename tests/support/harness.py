@@ -22,6 +22,7 @@ from _fastpath.slot import Slot, slot_bytes
 from _fastpath.verdicts import VERDICTS_BY_NUMBER
 from _fastpath.wire.envelope import key_of, pack_endpoint, unpack_key
 from _fastpath.wire.token import Keyring
+from relay.runtime.sockets import prepare
 from tests.support import oracle
 from tests.support.model import Model, Network, Public
 from tests.support.oracle import Address
@@ -220,6 +221,7 @@ class Sockets:
     def __init__(self) -> None:
         self.internal, self.public, self.owner = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(3))
         for each in (self.internal, self.public, self.owner):
+            prepare(each, 4 << 20)  # what a test reads late must not be lost here
             each.bind(("127.0.0.1", 0))
         self.wake = os.eventfd(1)
 

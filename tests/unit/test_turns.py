@@ -116,7 +116,7 @@ def test_twenty_turns_lose_nothing(world: World) -> None:
         while not over.is_set():
             world.sockets.owner.sendto(b"\x80" + sent.to_bytes(19), world.sockets.local)
             sent += 1
-            time.sleep(0.0001)
+            time.sleep(0.0002)
 
     until(lambda: world.slot.counters()["up_opened"] == 1)
     sender = threading.Thread(target=send)
