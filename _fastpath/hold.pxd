@@ -9,7 +9,8 @@ chain of blocks, a flow's packets are a chain of packets; so what is freed out o
 
 Rules
 1. Bounded: 4,096 flows, 16 packets each, 2 MiB in all, half a second; nothing waits for any of it. Noise gets a quarter of the bytes.
-2. A packet is written before anything leads to it, an entry before its tag. Where a packet goes back into a batch, it bears that batch's
+2. A packet is written before anything leads to it, an entry before its tag. It bears its batch and place, by which a successor that finds
+   it without a verdict knows that it is here. Where a packet goes back into a batch, it bears that batch's
    number: a successor tells from it whether the packet still waits here or is the batch's affair. So it is forwarded once, and counted
    once, when it leaves.
 3. No clock, no sockets; what a packet contains is `interest`'s affair, which says whether it is worth asking.
@@ -83,7 +84,8 @@ cdef struct HeldPacket:               # 40 bytes at the beginning of a packet's 
     uint8_t spare
     uint64_t taken_in                 # number of the batch it went back into, 0: it waits
     Endpoint sender                   # of a packet from the internal leg
-    uint8_t spare_end[6]
+    uint16_t place                    # where it was in the batch it came with ...
+    uint32_t batch                    # ... the low bits of that batch's number
 
 cdef struct Hold:
     HoldHeader* header

@@ -164,6 +164,8 @@ cdef uint16_t copy_in(Hold* hold, const Packet* packet, uint32_t source, const E
     memset(held, 0, sizeof(HeldPacket))
     held.length = <uint16_t>packet.length
     held.source = <uint8_t>source
+    held.place = place_of(hold, packet)
+    held.batch = <uint32_t>hold.batch.state.number
     if sender != NULL:
         held.sender = sender[0]
     memcpy(<uint8_t*>held + sizeof(HeldPacket), packet.payload, done)
@@ -191,7 +193,7 @@ cdef void hold_read(const Hold* hold, uint32_t block, uint8_t* room) noexcept no
 
 
 cdef uint8_t put_in(Hold* hold, Waiting* entry, const Packet* packet, uint32_t source, const Endpoint* sender, bint first) noexcept nogil:
-    """Into the flow's queue, and out of the batch's sums. There is room."""
+    """Into the flow's queue. There is room."""
     cdef uint16_t block = copy_in(hold, packet, source, sender, entry.noise)
     if entry.first == NO_BLOCK:
         store16(&entry.first, block)
@@ -205,9 +207,24 @@ cdef uint8_t put_in(Hold* hold, Waiting* entry, const Packet* packet, uint32_t s
     entry.count += 1
     entry.sources |= source_bit(source)
     store32(&hold.header.held, hold.header.held + 1)
+    return taken_out(hold, packet)
+
+
+cdef inline uint8_t taken_out(Hold* hold, const Packet* packet) noexcept nogil:
+    """Out of the batch's sums."""
     hold.batch.held += 1
     hold.batch.held_bytes += packet.length
     return HELD
+
+
+cdef inline uint16_t place_of(const Hold* hold, const Packet* packet) noexcept nogil:
+    return <uint16_t>(packet - hold.batch.packets)
+
+
+cdef inline bint is_here(const Hold* hold, uint32_t block, const Packet* packet) noexcept nogil:
+    """Whether it was put there by a predecessor, who died before its verdict was written."""
+    cdef const HeldPacket* held = held_at(hold, block)
+    return held.batch == <uint32_t>hold.batch.state.number and held.place == place_of(hold, packet)
 
 
 # ---------------------------------------------------------------------------------------------------------------------- asking
@@ -235,6 +252,8 @@ cdef uint8_t hold_packet(Hold* hold, const Packet* packet, uint32_t source, cons
         result = ask(hold, packet, source, sender, tick, entry)
     elif entry.state == WAIT_NEGATIVE:
         result = DROP_NO_ROUTE
+    elif is_here(hold, entry.last, packet):
+        result = taken_out(hold, packet)
     elif entry.count >= HOLD_PACKETS or not has_room(hold, packet.length, entry.noise):
         result = DROP_FULL
     else:
@@ -250,6 +269,9 @@ cdef bint hold_check(Hold* hold, const Packet* packet, uint32_t source) noexcept
     entry = hold_find(hold, envelope_key(packet.payload), packet.hash)
     ready = entry.state == WAIT_READY
     hold_release(hold, entry, DROP_EXPIRED)
+    if is_here(hold, entry.first, packet) or is_here(hold, entry.last, packet):
+        taken_out(hold, packet)
+        return True
     if entry.count >= CHAIN_MOST or not has_room(hold, packet.length, False):
         return False
     put_in(hold, entry, packet, source, NULL, not ready)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import mmap
 import os
 import random
+import select
 import signal
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from _fastpath._testing_audit import Audit
-from _fastpath.exchange import Ask, Route
+from _fastpath.exchange import LOOKUP, Ask, Route
 from _fastpath.forward import Forwarder
 from _fastpath.slot import Slot
 from _fastpath.wire.envelope import pack_endpoint
+from relay.runtime.sockets import kernel_drops
 from tests.support.harness import (
     CLIENT,
     LOCAL,
@@ -143,6 +146,25 @@ def test_killed_in_the_batch_that_is_being_held(world: World) -> None:
     world.check()
 
 
+@pytest.mark.parametrize("datagram", [payload(1), check(token())], ids=["media", "check"])
+def test_killed_between_holding_a_packet_and_its_verdict(world: World, datagram: bytes) -> None:
+    """It is found in the batch without a verdict, and on hold, too: it leaves once."""
+    relay = world.relay
+    relay.up(payload(0))
+    relay.harness.take_up([(CLIENT, LOCAL, datagram)])
+    relay.harness.mark_sent(0)
+    assert relay.harness.verdicts() == ["held"]
+    world.memory[world.word(48, 8) + 64] = 0
+    relay = world.successor()
+    assert [verdict for verdict, _ in relay.harness.finish()] == ["held"]
+    left = relay.harness.take_left() + relay.known()
+    assert sorted(verdict for _, _, verdict, _ in left) == sorted(
+        ["recovered", "recovered" if datagram == payload(1) else "opened"]
+    )
+    assert relay.counted()["packets_up"] == 2
+    world.check()
+
+
 def ready(world: World) -> None:
     """The answer was heard, and nothing has left yet."""
     world.hold()
@@ -259,8 +281,8 @@ class Live:
 
     def __init__(self) -> None:
         self.sockets = Sockets()
-        self.memory = mmap.mmap(-1, len(memory_of(64)))
-        self.slot = Slot.create(self.memory, 64, SECRET)
+        self.memory = mmap.mmap(-1, len(memory_of(1024)))
+        self.slot = Slot.create(self.memory, 1024, SECRET)
         self.threads: list[threading.Thread] = []
 
     def thread(self, epoch: int = 0) -> Forwarder:
@@ -341,3 +363,74 @@ def test_a_slot_is_handed_over_while_packets_wait(live: Live) -> None:
     os.eventfd_write(live.sockets.wake, 1)
     answer_in_order(live, newcomer, 5)
     client.close()
+
+
+KILLS = 40
+FLOWS_A_KILL = 12
+
+
+def taken(live: Live) -> int:
+    """How many packets were taken from the public socket."""
+    return live.slot.counters()["packets_up"] + live.slot.held()["packets"]
+
+
+def answering(live: Live, chance: random.Random) -> int:
+    """A worker in a process of its own, whose cache knows every flow."""
+    if pid := os.fork():
+        return pid
+    try:
+        forwarder = live.sockets.worker(live.slot, cache=True)
+        owner = pack_endpoint(live.sockets.owner.getsockname())
+
+        def answer() -> None:
+            while select.select([forwarder.asks_fd], [], [])[0]:
+                asks = forwarder.take_asks(99)
+                time.sleep(chance.random() * 0.001)
+                forwarder.answer_all((ask.key, Route(owner, owner, 0)) for ask in asks if ask.kind == LOOKUP)
+
+        threading.Thread(target=answer, daemon=True).start()
+        forwarder.run()
+    finally:
+        os._exit(1)
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("kills", [3, pytest.param(KILLS, marks=pytest.mark.full)])
+def test_killed_anywhere_with_packets_on_hold(live: Live, kills: int) -> None:
+    """New flows all the time, workers that live for some milliseconds: each packet is counted once and, for all that
+    were sent, arrives, in order; twice only where its worker died before it had noted the first time."""
+    chance = random.Random(5)
+    arrived: list[bytes] = []
+    clients = [live.sockets.client() for _ in range(kills * FLOWS_A_KILL)]
+    for first in range(0, len(clients), FLOWS_A_KILL):
+        worker = answering(live, chance)
+        for number in range(4):
+            for client in clients[first : first + FLOWS_A_KILL]:
+                client.sendto(payload(number), live.sockets.local)
+            time.sleep(chance.random() * 0.002)
+        # No more may wait in the sockets than they have room for.
+        until(lambda first=first: taken(live) >= 4 * (first - FLOWS_A_KILL))  # type: ignore[misc]
+        os.kill(worker, signal.SIGKILL)
+        os.waitpid(worker, 0)
+        arrived += live.sockets.arrived()
+        live.slot.writer_died()
+        live.slot.next_epoch()
+    worker = answering(live, chance)
+    until(lambda: live.slot.counters()["packets_up"] >= 4 * len(clients) and live.slot.held()["packets"] == 0)
+    os.kill(worker, signal.SIGKILL)
+    os.waitpid(worker, 0)
+    counters, dropped = live.slot.counters(), kernel_drops(live.sockets.owner)
+    seen: dict[int, list[bytes]] = {client.getsockname()[1]: [] for client in clients}
+    for frame in arrived + live.sockets.arrived():
+        numbers = seen[int.from_bytes(frame[34:36], "big")]
+        if frame[38:] not in numbers:
+            numbers.append(frame[38:])
+    for client in clients:
+        client.close()
+    assert counters["packets_up"] == 4 * len(clients)
+    late = counters["up_hold_expired"]  # of a machine that stood still for half a second
+    # What many workers left on hold may come at once, and be more than the owner's socket has room for.
+    assert sum(map(len, seen.values())) >= 4 * len(clients) - late - dropped
+    for numbers in seen.values():
+        assert numbers == sorted(numbers, key=lambda each: each[2:4])
+    assert_books_balance(live.slot)
