@@ -8,8 +8,9 @@ workers go on until their slot's turn is over, one slot after the other, and the
     STARTING, GIVING  --it ends, hangs, takes too long; or this relay is told to end--> ENDING  --all its processes
                are gone--> LISTENING
 
-In ENDING its processes get SIGKILL; when the last one is gone, the slots it had taken are this relay's again: a worker
-that lingers goes on, one that ended is forked again by the launcher, as after any death.
+In ENDING its processes get SIGKILL, unless they end by themselves; when the last one is gone, the slots it had taken
+are this relay's again: a worker that lingers goes on, one that ended is forked again by the launcher, as after any
+death.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from collections.abc import Callable, Sequence
 from _fastpath.slot import CHECKSUM, LAYOUT
 from relay import __version__
 from relay.estate import Estate
-from relay.handover import DONE_S, GONE_S, PROTOCOL, STALE_S, START_S, ended
+from relay.handover import DONE_S, GONE_S, LEAVE_S, PROTOCOL, STALE_S, START_S, ended
 from relay.runtime import watch
 from relay.runtime.children import describe_exit
 from relay.runtime.control import Channel, ChannelLost, Message, tell_by_signal
@@ -218,11 +219,11 @@ class Giving:
                 elif message.kind == "done":
                     return self._hand_over(heir, now)
                 elif message.kind == "no":
-                    return self.fail(message.text("why"), now)
+                    return self.fail(message.text("why"), now, ends=True)
                 else:
                     raise ChannelLost("it wants something that is not known here")
         except ChannelLost as lost:
-            self.fail(f"the new relay is lost: {lost}", now)
+            self.fail(f"the new relay is lost: {lost}", now, ends=True)
         except (KeyError, ValueError, IndexError, TypeError):
             self.fail("the new relay asked for a slot that there is not", now)
 
@@ -257,19 +258,21 @@ class Giving:
         if self.phase in (Phase.STARTING, Phase.GIVING):
             self.fail(why, now)
 
-    def fail(self, why: str, now: float) -> None:
+    def fail(self, why: str, now: float, *, ends: bool = False) -> None:
+        """`ends`: it ends by itself, and has a moment for that."""
         assert self._heir
         event(log, logging.WARNING, "hand-over failed, this relay goes on", pid=self._heir.pid, why=why)
         self.phase = Phase.ENDING
-        self._heir.due_s = now + GONE_S
-        self._heir.kill()
+        self._heir.due_s = now + LEAVE_S
+        if not ends:
+            self._heir.kill()
         self._dismiss("no", why=why)
 
     def _finish_off(self, heir: Heir, now: float) -> None:
         if not heir.gone:
             if now >= heir.due_s:
                 heir.due_s = now + GONE_S
-                event(log, logging.ERROR, "the new relay does not end, its slots have to wait", pid=heir.pid)
+                event(log, logging.ERROR, "the new relay does not end by itself, it is killed", pid=heir.pid)
                 heir.kill()
             return
         for worker in self._estate.workers:

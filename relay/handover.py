@@ -12,7 +12,7 @@
                                         <------   bye
     it is the relay                               it ends, touching nothing
 
-    At any moment before `bye`                    <------   no (why)
+    At any moment before `bye`                  <------>    no (why)
 
 `life` is a pipe whose other end all processes of a relay have: end-of-file says that they are gone, every one. Until
 `bye` the slots are the old one's: whatever becomes of the new one, its processes are ended and the old one's workers
@@ -39,6 +39,7 @@ TURN_S = 2.0  # for one slot; a worker that nobody relieves takes it back in a q
 PROOF_S = 0.2  # how long the new workers must be seen to work
 PROOF_MOST_S = 3.0  # and how long that may take
 STALE_S = 1.5  # a heart that is older; they beat four times a second at least
+LEAVE_S = 1.0  # for processes to end by themselves
 GONE_S = 5.0  # for processes to end that were killed
 
 

@@ -11,6 +11,7 @@ nothing to do yet; `Taking` is asked by the launcher what is next, and never wai
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import logging
 import os
@@ -34,7 +35,7 @@ from relay.handover import (
     ended,
 )
 from relay.runtime.control import Channel, ChannelLost, Listener, Message
-from relay.runtime.errors import ConfigError
+from relay.runtime.errors import ConfigError, RuntimeFault
 from relay.runtime.log import event
 from relay.runtime.memory import mapped_again
 from relay.runtime.sockets import listen
@@ -91,10 +92,20 @@ def follow(settings: Settings) -> Taking:
     except ChannelLost as lost:
         raise HandOverFailed(f"the relay that runs is lost: {lost}", where=_WHERE) from None
     except (KeyError, ValueError, TypeError):
-        raise HandOverFailed("the relay that runs says what is not understood here", where=_WHERE) from None
+        raise _gives_up(channel, HandOverFailed("the relay that runs is not understood", where=_WHERE)) from None
     except (Refused, OSError) as reason:
         mend = "it goes on; end it, and start this one afterwards"
-        raise HandOverFailed(f"cannot follow that relay: {reason}", where=_WHERE, mend=mend) from None
+        fault = HandOverFailed(f"cannot follow that relay: {reason}", where=_WHERE, mend=mend)
+        raise _gives_up(channel, fault) from None
+    except RuntimeFault as fault:
+        raise _gives_up(channel, fault) from None
+
+
+def _gives_up(channel: Channel, fault: RuntimeFault) -> RuntimeFault:
+    """So that the other one's log, and its operator, have the reason, too."""
+    with contextlib.suppress(ChannelLost):
+        channel.send("no", why=str(fault))
+    return fault
 
 
 def _ask(settings: Settings, path: Path, channel: Channel) -> Taking:
@@ -109,7 +120,7 @@ def _ask(settings: Settings, path: Path, channel: Channel) -> Taking:
     given = []
     for index in range(int(offer.fields["slots"])):
         channel.send("slot", index=index)
-        given.append(_expect(channel, "slot", 3 + len(settings.listen)).descriptors)
+        given.append(_expect(channel, "slot").descriptors)
     state.inherit([mapped_again(descriptors[0]) for descriptors in given])
     try:
         state.allocate()
@@ -124,11 +135,11 @@ def _ask(settings: Settings, path: Path, channel: Channel) -> Taking:
     return Taking(estate, channel, old_life, int(offer.fields["pid"]), offer.text("version"))
 
 
-def _expect(channel: Channel, kind: str, descriptors: int) -> Message:
+def _expect(channel: Channel, kind: str, descriptors: int | None = None) -> Message:
     message = channel.wait(ANSWER_S)
     if message.kind == "no":
         raise HandOverFailed(f"refused: {message.text('why')}", where=_WHERE)
-    if message.kind != kind or len(message.descriptors) != descriptors:
+    if message.kind != kind or descriptors not in (None, len(message.descriptors)):
         raise ChannelLost(f"it says {message.kind} with {len(message.descriptors)} descriptors where {kind} was due")
     return message
 

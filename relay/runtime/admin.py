@@ -41,6 +41,7 @@ CONNECTION_LIMIT = 64
 
 _LINGER_LIMIT = 65_536  # bytes of a request that was not read in full, taken and forgotten before the close
 _LINGER_S = 1.0
+_FINISH_S, _FINISH_LOOK_S = 0.3, 0.01
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, for no time
 _BACKLOG = 64
 _TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")  # RFC 9110, 5.6.2
@@ -107,10 +108,11 @@ async def _serve(sock: socket.socket, pages: Pages, alive_fd: int, readers: Read
     loop.add_reader(alive_fd, over.set)
     for descriptor, reader in readers.items():
         loop.add_reader(descriptor, reader)
-    handler = _Server(pages, deadline_s).handle
-    server = await asyncio.start_server(handler, sock=sock, limit=HEAD_LIMIT, backlog=_BACKLOG)
+    own = _Server(pages, deadline_s)
+    server = await asyncio.start_server(own.handle, sock=sock, limit=HEAD_LIMIT, backlog=_BACKLOG)
     await over.wait()
-    server.close()  # asyncio.run cancels the connections still open
+    server.close()
+    await own.finish()  # asyncio.run cancels the connections still open
 
 
 class _Server:
@@ -118,6 +120,14 @@ class _Server:
         self._pages = pages
         self._deadline_s = deadline_s
         self._connections = 0
+
+    async def finish(self) -> None:
+        """What was accepted gets its answer: who comes later may find another process here that listens, too."""
+        left_s = _FINISH_S
+        await asyncio.sleep(_FINISH_LOOK_S)  # for connections that wait for their turn in the loop
+        while self._connections and left_s > 0:
+            await asyncio.sleep(_FINISH_LOOK_S)
+            left_s -= _FINISH_LOOK_S
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, from its start to its end."""

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from benchmarks.native_build import ROOT
 from tests.chaos.accounts import holdings
 from tests.support.faults import EVERYDAY, FULL, FULL_RUNS, LOADS, Load, said, under_load
+from tests.support.heir import command, heir
 from tests.support.relays import Relay, until
 
 pytestmark = [pytest.mark.native, pytest.mark.usefixtures("quiet_machine")]
@@ -82,23 +80,6 @@ DEATHS = [("warming", "die"), ("turns", "die"), ("proving", "die")]
 HANGS = [("warming", "freeze"), ("turns", "freeze"), ("turns", "freeze-all"), ("proving", "freeze-all")]
 
 
-@contextmanager
-def heir(relay: Relay, step: str, what: str) -> Iterator[subprocess.Popen[str]]:
-    """A new relay that does this when it has come so far; what it says is logged with the test."""
-    words = [
-        sys.executable,
-        "-m",
-        "tests.support.heir",
-        step,
-        what,
-        *relay.command[3:],
-        "--takeover",
-    ]  # but for `python -m relay`
-    with subprocess.Popen(words, cwd=ROOT, stderr=sys.stderr, text=True) as process:
-        yield process
-        process.kill()
-
-
 def fail_upgrade(relay: Relay, step: str, what: str) -> None:
     before = len(said(relay, "nothing of it is left"))
     with heir(relay, step, what) as process:
@@ -152,8 +133,7 @@ def test_an_old_relay_that_dies_in_between_is_followed_all_the_same(
     with Relay(key_file, workers=WORKERS) as relay, ExitStack() as stack:
         with under_load(f"old one dies, {step}", relay.target, key_file, load, tmp_path) as course:
             successor = relay.again("--takeover")
-            start = successor.command[successor.command.index("start") :]
-            successor.command = [sys.executable, "-m", "tests.support.heir", step, "bereave", *start]
+            successor.command = command(successor, step, "bereave")
             stack.enter_context(successor)
             relay.gone()
             until_said(successor, "child started", "admin")

@@ -13,11 +13,30 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psutil
 
+from benchmarks.native_build import ROOT
 from relay import cli, taking
+from tests.support.relays import Relay
+
+
+def command(relay: Relay, step: str, what: str) -> list[str]:
+    """To follow a relay with the options of `relay`."""
+    start = [word for word in relay.command[relay.command.index("start") :] if word != "--takeover"]
+    return [sys.executable, "-m", "tests.support.heir", step, what, *start, "--takeover"]
+
+
+@contextmanager
+def heir(relay: Relay, step: str, what: str) -> Iterator[subprocess.Popen[str]]:
+    """One that does this when it has come so far; what it says is logged with the test."""
+    with subprocess.Popen(command(relay, step, what), cwd=ROOT, stderr=sys.stderr, text=True) as process:
+        yield process
+        process.kill()
 
 
 def main(step: str, what: str, arguments: list[str]) -> None:
