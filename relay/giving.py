@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from _fastpath.slot import CHECKSUM, LAYOUT
 from relay import __version__
 from relay.estate import Estate
-from relay.handover import DONE_S, GONE_S, LEAVE_S, PROTOCOL, STALE_S, START_S, ended
+from relay.handover import ANSWER_S, DONE_S, GONE_S, LEAVE_S, PROTOCOL, STALE_S, START_S, ended
 from relay.runtime import watch
 from relay.runtime.children import describe_exit
 from relay.runtime.control import Channel, ChannelLost, Message, tell_by_signal
@@ -100,7 +100,7 @@ class Giving:
         self._estate = estate
         self._introduce = introduce
         self.phase = Phase.LISTENING
-        self._guests: list[Channel] = []  # who has said nothing yet
+        self._guests: dict[Channel, float] = {}  # who has said nothing yet, and when it is shown out for that
         self._operator: Channel | None = None
         self._heir: Heir | None = None
         if estate.listener:
@@ -111,16 +111,19 @@ class Giving:
         return self.phase in (Phase.STARTING, Phase.GIVING, Phase.ENDING)
 
     def due_s(self, now: float) -> float | None:
-        return now + _LOOK_S if self.under_way else None
+        return now + _LOOK_S if self.under_way else min(self._guests.values(), default=None)
 
     def tend(self, now: float, closed: str) -> None:
         """Whatever came, and whatever is late. `closed`: why this relay cannot be followed now."""
         if self.phase is Phase.GONE or self._estate.listener is None:
             return
         while len(self._guests) < _GUESTS_MOST and (guest := self._estate.listener.accept()):
-            self._guests.append(guest)
-        for guest in list(self._guests):
+            self._guests[guest] = now + ANSWER_S
+        for guest, until_s in list(self._guests.items()):
             self._hear(guest, now, closed)
+            if now >= until_s and guest in self._guests:
+                del self._guests[guest]
+                guest.close()
         self._mind_operator()
         if self._heir:
             self._mind(self._heir, now)
@@ -133,16 +136,15 @@ class Giving:
             if message is None:
                 return
             if message.kind == "upgrade":
-                self._guests.remove(guest)
+                del self._guests[guest]
                 self._upgrade(guest, message, closed, now)
             elif message.kind == "hello":
-                self._guests.remove(guest)
+                del self._guests[guest]
                 self._welcome(guest, message, closed, now)
             else:
                 raise ChannelLost("it wants something that is not known here")
         except (ChannelLost, ValueError, TypeError):
-            if guest in self._guests:
-                self._guests.remove(guest)
+            self._guests.pop(guest, None)
             guest.close()
 
     def _upgrade(self, operator: Channel, message: Message, why: str, now: float) -> None:

@@ -111,8 +111,9 @@ async def _serve(sock: socket.socket, pages: Pages, alive_fd: int, readers: Read
     own = _Server(pages, deadline_s)
     server = await asyncio.start_server(own.handle, sock=sock, limit=HEAD_LIMIT, backlog=_BACKLOG)
     await over.wait()
-    server.close()
-    await own.finish()  # asyncio.run cancels the connections still open
+    loop.remove_reader(sock)  # a server that is closed at once fails at what it has just accepted
+    await own.finish()
+    server.close()  # asyncio.run cancels the connections still open
 
 
 class _Server:

@@ -25,6 +25,7 @@ NAME = "control.sock"
 _MESSAGE_MOST = 1 << 16
 _DESCRIPTORS_MOST = 32
 _BACKLOG = 8
+_CONNECT_TIMEOUT = struct.pack("ll", 5, 0)  # struct timeval; a launcher whose queue is full has no time for us
 _CREDENTIALS = struct.Struct("3i")  # struct ucred
 
 
@@ -60,6 +61,7 @@ class Channel:
     @classmethod
     def connect(cls, directory: int) -> Self:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _CONNECT_TIMEOUT)
         try:
             sock.connect(_path(directory))
         except OSError as error:
