@@ -17,7 +17,7 @@ from relay.handover import Life
 from relay.runtime.control import NAME, Listener
 from relay.runtime.given import GivenSockets
 from relay.runtime.reuseport import steer_no_more
-from relay.runtime.sockets import listen
+from relay.runtime.sockets import listen, prepare
 from relay.settings import Settings
 from relay.slots import WorkerSlot, open_slots
 from relay.state import State
@@ -68,7 +68,9 @@ class Estate:
         return zip(self.workers, self.slots, strict=True)
 
     def take_over(self) -> None:
-        """What was another launcher's is this one's."""
+        """What was another launcher's is this one's, and is as its options say."""
+        for _, sock in (pair for own in self.slots for pair in own.sockets()):
+            prepare(sock, self.settings.recv_buffer, keep_larger=True)
         self.state.take_over(self.ports())
 
     def leave(self, *, whole: bool) -> None:

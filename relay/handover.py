@@ -38,7 +38,7 @@ WARM_S = 10.0  # from the fork of the new workers until all of them stand ready
 TURN_S = 2.0  # for one slot; a worker that nobody relieves takes it back in a quarter of a second
 PROOF_S = 0.2  # how long the new workers must be seen to work
 PROOF_MOST_S = 3.0  # and how long that may take
-STALE_S = 1.5  # a heart that is older; they beat four times a second at least
+STALE_S = 1.0  # a heart that is older; they beat four times a second at least
 LEAVE_S = 1.0  # for processes to end by themselves
 GONE_S = 5.0  # for processes to end that were killed
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ import pytest
 
 from _fastpath.slot import LAYOUT
 from benchmarks.native_build import ROOT
-from benchmarks.support import Echo
+from benchmarks.support import Echo, free_port
 from relay.handover import PROTOCOL
 from relay.runtime.control import Channel, Message
 from relay.taking import reach
@@ -49,6 +50,22 @@ def test_calls_sockets_and_settings_go_on(key_file: Path) -> None:
         clients.close()
 
 
+def test_other_options_are_in_force(key_file: Path) -> None:
+    with Relay(key_file, extra=("--recv-buffer", "1MiB")) as first, Echo(0) as owner, ExitStack() as stack:
+        clients = Clients(first, owner, 4)
+        admin = f"127.0.0.1:{free_port(socket.SOCK_STREAM)}"
+        relay = first.again("--takeover", "--admin", admin, "--recv-buffer", "2MiB", "--flow-timeout", "1")
+        relay.admin = admin
+        stack.enter_context(relay)
+        first.followed()
+        assert clients.all_heard()
+        assert said(first, "receive buffer", "got=1048576")
+        assert said(relay, "receive buffer", "got=2097152")
+        assert first.status("/livez") == 0
+        until(lambda: relay.total("ufrag_relay_flows") == 0)
+        clients.close()
+
+
 def test_a_drained_relay_stays_drained(key_file: Path) -> None:
     with Relay(key_file) as relay:
         tool = [sys.executable, "-m", "relay", "drain", "--admin", relay.admin]
@@ -74,6 +91,24 @@ def udp_sockets(pid: int) -> set[str]:
     names = {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
     udp = {line.split()[9] for line in Path("/proc/net/udp").read_text().splitlines()[1:]}
     return {name for name in names if name.removeprefix("socket:[").removesuffix("]") in udp}
+
+
+def test_where_there_are_no_sockets_for_more_workers_it_goes_on_with_those_there_are(key_file: Path) -> None:
+    """Found out when nothing may fail any more."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken, Echo(0) as owner, ExitStack() as stack:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        first = stack.enter_context(Relay(key_file, internal=f"127.0.0.1:{port - 1}"))
+        clients = Clients(first, owner, 4)
+        relay = stack.enter_context(first.again("--takeover", "--workers", "2"))
+        first.followed()
+        until(lambda: bool(said(relay, "child started", "admin")))
+        assert said(relay, "there are no sockets for more workers")
+        assert clients.all_heard()
+        assert len(relay.worker_pids()) == 1
+        assert [path.name for path in Path(relay.state_dir).glob("slot-*")] == ["slot-0"]
+        relay.upgrade()
+        clients.close()
 
 
 def test_pages_are_answered_all_the_while(key_file: Path) -> None:
